@@ -1,0 +1,114 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Background eviction: finished outputs move from memory to their files, largest first.
+//!
+//! At most one eviction runs per store. It is started by whoever finds too little memory, works in parallel on a few
+//! blocking threads, and ends when the store is down at the wanted level or nothing is left to evict. Whoever waits
+//! for memory is woken after every output and at the end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+
+use super::output::{FileTier, Output, Tier};
+use super::{Level, ShuffleStore, file};
+use crate::error::Result;
+
+/// State of a store's eviction.
+#[derive(Debug)]
+pub(super) struct Eviction {
+    running: AtomicBool,
+    level: Level,
+    parallel: usize,
+}
+
+impl Default for Eviction {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        Self { running: AtomicBool::new(false), level: Level::new(usize::MAX), parallel: (cores / 4).clamp(1, 4) }
+    }
+}
+
+impl ShuffleStore {
+    /// Starts to evict down to the low watermark, and at least `bytes` of what is held now. Returns whether an
+    /// eviction is under way; if not, nothing can be evicted.
+    pub(super) fn evict(&self, bytes: usize) -> bool {
+        let memory = self.counters.memory();
+        let level = if bytes == 0 { self.low_watermark } else { self.low_watermark.min(memory.saturating_sub(bytes)) };
+        self.eviction.level.fetch_min(level, Ordering::AcqRel);
+        if self.eviction.running.load(Ordering::Acquire) {
+            return true;
+        }
+        if self.counters.sealed() == 0 {
+            self.eviction.level.store(usize::MAX, Ordering::Release);
+            return false;
+        }
+        let (Some(store), Some(runtime)) = (self.me.upgrade(), self.runtime.clone().or_else(current)) else {
+            return false;
+        };
+        if self.next_victim().is_none() {
+            self.eviction.level.store(usize::MAX, Ordering::Release);
+            return false;
+        }
+        if !self.eviction.running.swap(true, Ordering::AcqRel) {
+            runtime.spawn(evict_to_level(store));
+        }
+        true
+    }
+
+    /// The largest output in memory that can be written and is not being written, claimed by `claim`.
+    fn next_victim(&self) -> Option<Arc<Output>> {
+        let catalog = self.catalog.lock();
+        let victims = catalog.outputs.values().filter(|output| output.is_evictable());
+        victims.max_by_key(|output| output.memory_bytes()).cloned()
+    }
+
+    async fn evict_output(self: Arc<Self>, output: Arc<Output>) {
+        let Tier::Memory(memory) = output.tier() else { return };
+        let (store, victim) = (Arc::clone(&self), Arc::clone(&output));
+        let written = tokio::task::spawn_blocking(move || -> Result<FileTier> {
+            let path = store.work_dir.output_path(victim.key());
+            let written = file::write(&path, victim.key(), victim.schema(), victim.compression(), vec![], &memory.buckets)?;
+            FileTier::open(written, path, victim.key(), &store.counters)
+        });
+        match written.await.map_err(Into::into).and_then(|result| result) {
+            // The snapshot that was written dies here, and with it the memory, unless a reader holds it too.
+            Ok(tier) => output.move_to_file(tier),
+            Err(error) if self.get(output.key()).is_none() => {
+                tracing::debug!(output = %output.key(), error = %error.full_text(), "eviction of a freed output");
+            }
+            Err(error) => {
+                output.give_up_eviction();
+                tracing::warn!(output = %output.key(), error = %error.full_text(), "cannot evict a shuffle output");
+            }
+        }
+    }
+}
+
+fn current() -> Option<Handle> {
+    Handle::try_current().ok()
+}
+
+async fn evict_to_level(store: Arc<ShuffleStore>) {
+    let mut writes = JoinSet::new();
+    loop {
+        // What is being written counts as gone.
+        let mut under_way = 0;
+        while writes.len() < store.eviction.parallel
+            && store.counters.memory().saturating_sub(under_way) > store.eviction.level.load(Ordering::Acquire)
+            && let Some(victim) = store.next_victim()
+        {
+            under_way += victim.memory_bytes();
+            victim.claim();
+            writes.spawn(Arc::clone(&store).evict_output(victim));
+        }
+        if writes.join_next().await.is_none() {
+            break;
+        }
+        store.counters.freed.notify_waiters();
+    }
+    store.eviction.level.store(usize::MAX, Ordering::Release);
+    store.eviction.running.store(false, Ordering::Release);
+    store.counters.freed.notify_waiters();
+}

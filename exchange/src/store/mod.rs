@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The shuffle store: what the tasks of one executor have written for other tasks to read.
+//!
+//! An output starts as Arrow batches in memory and moves to one indexed file when memory gets tight:
+//!
+//! ```text
+//!   OutputWriter ──finish──▶ memory tier ──eviction──▶ file tier
+//!        │ no memory, nothing to evict                    ▲
+//!        └──▶ spilled segments ──finish: merge────────────┘
+//! ```
+//!
+//! **Memory.** Every batch is reserved in the executor's one pool before it is kept. The pool's `try_grow` cannot wait
+//! for an eviction, so:
+//! * above the *low watermark* finished outputs are evicted in the background, largest first, until the store is
+//!   below it again, so that operators hardly ever see a full pool because of the store;
+//! * above the *high watermark*, or when the pool refuses, an append waits for an eviction under way. As long as one
+//!   is, a bounded *overdraft* lets it go on at once;
+//! * when nothing can be evicted, the writer spills its own buckets to a segment file and goes on.
+//!
+//! So an append always ends: with the batch kept, or with the error of the disk.
+//!
+//! **Reads.** [`ShuffleStore::get`] gives an [`Output`]; its readers take an `Arc` snapshot of the tier, which an
+//! eviction replaces but never changes. The batches' memory goes when the last reader's snapshot does.
+//!
+//! **Failure modes.** A file that cannot be written keeps its output in memory and takes it out of the eviction; a
+//! segment that cannot be written fails the task with the disk's error. Everything that a task wrote goes with its
+//! writer unless it was finished. After `free_stage` and `free_job` unfinished writers of that stage or job are
+//! fenced: they fail instead of leaving outputs that nobody will ever free.
+
+mod accounting;
+mod blocks;
+mod cursor;
+mod evict;
+mod file;
+mod output;
+mod sink;
+mod work_dir;
+mod writer;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+use arrow::datatypes::SchemaRef;
+use ballista_core::config::Compression;
+use ballista_core::{Incarnation, JobId, StageId, TaskKey};
+use datafusion::execution::memory_pool::{MemoryLimit, MemoryPool};
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+
+use crate::error::Result;
+use crate::memory::{Relief, register_relief};
+use accounting::Counters;
+use work_dir::{WorkDir, off_reactor};
+
+pub(crate) use cursor::{Position, StoredBlock, StoreCursor};
+pub use output::{MemoryTier, Output, Tier};
+pub use sink::TaskSink;
+pub use writer::{OutputOptions, OutputSummary, OutputWriter};
+
+/// How a store is set up.
+#[derive(Debug)]
+pub struct StoreConfig {
+    /// Directory for files; may be shared with other executors, must be empty or Ballista's.
+    pub work_dir: PathBuf,
+    /// This life of the executor.
+    pub incarnation: Incarnation,
+    /// The executor's one memory pool.
+    pub pool: Arc<dyn MemoryPool>,
+    /// Bytes in memory above which appends wait.
+    pub high_watermark: usize,
+    /// Bytes in memory above which finished outputs are evicted.
+    pub low_watermark: usize,
+    /// Bytes by which appends may exceed the pool or the high watermark while an eviction is under way.
+    pub overdraft: usize,
+}
+
+/// What a store holds at the moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Bytes in memory, unfinished outputs included.
+    pub memory_bytes: usize,
+    /// Bytes in files, spilled segments included.
+    pub disk_bytes: u64,
+    /// Finished outputs.
+    pub outputs: usize,
+}
+
+/// The shuffle outputs of one executor; see the module's documentation.
+#[derive(Debug)]
+pub struct ShuffleStore {
+    me: Weak<Self>,
+    incarnation: Incarnation,
+    pool: Arc<dyn MemoryPool>,
+    pool_limit: Option<usize>,
+    high_watermark: usize,
+    low_watermark: usize,
+    overdraft: usize,
+    counters: Arc<Counters>,
+    catalog: Mutex<Catalog>,
+    next_writer: AtomicU64,
+    eviction: evict::Eviction,
+    runtime: Option<Handle>,
+    // Dropped last: it removes the directory.
+    work_dir: Arc<WorkDir>,
+}
+
+#[derive(Debug, Default)]
+struct Catalog {
+    outputs: HashMap<TaskKey, Arc<Output>>,
+    /// Unfinished writers, and how to stop them.
+    writers: HashMap<u64, (TaskKey, Arc<AtomicBool>)>,
+}
+
+impl ShuffleStore {
+    /// Opens the work directory and removes what dead executors left there. Blocks shortly. Called within a runtime,
+    /// the store evicts on that runtime's blocking threads.
+    pub fn try_new(config: StoreConfig) -> Result<Arc<Self>> {
+        let work_dir = Arc::new(WorkDir::open(&config.work_dir, config.incarnation)?);
+        let pool_limit = match config.pool.memory_limit() {
+            MemoryLimit::Finite(limit) => Some(limit),
+            MemoryLimit::Infinite | MemoryLimit::Unknown => None,
+        };
+        let store = Arc::new_cyclic(|me: &Weak<Self>| Self {
+            me: me.clone(),
+            incarnation: config.incarnation,
+            pool: config.pool,
+            pool_limit,
+            high_watermark: config.high_watermark,
+            low_watermark: config.low_watermark.min(config.high_watermark),
+            overdraft: config.overdraft,
+            counters: Arc::default(),
+            catalog: Mutex::default(),
+            next_writer: AtomicU64::new(0),
+            eviction: evict::Eviction::default(),
+            runtime: Handle::try_current().ok(),
+            work_dir,
+        });
+        let relief: Weak<dyn Relief> = store.me.clone();
+        register_relief(&store.pool, relief);
+        Ok(store)
+    }
+
+    /// This life of the executor.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// The executor's memory pool.
+    pub fn pool(&self) -> &Arc<dyn MemoryPool> {
+        &self.pool
+    }
+
+    /// Starts an output of `buckets` buckets.
+    pub fn create(
+        self: &Arc<Self>,
+        key: TaskKey,
+        schema: SchemaRef,
+        buckets: usize,
+        options: OutputOptions,
+    ) -> OutputWriter {
+        let id = self.next_writer.fetch_add(1, Ordering::Relaxed);
+        let fenced = Arc::new(AtomicBool::new(false));
+        self.catalog.lock().writers.insert(id, (key.clone(), Arc::clone(&fenced)));
+        OutputWriter::new(Arc::clone(self), id, key, schema, buckets, options, fenced)
+    }
+
+    /// A finished output.
+    pub fn get(&self, key: &TaskKey) -> Option<Arc<Output>> {
+        self.catalog.lock().outputs.get(key).cloned()
+    }
+
+    /// Forgets all attempts of a stage. Files and memory go in the background, once their readers are done.
+    pub fn free_stage(&self, job: &JobId, stage: StageId) {
+        let removed = self.remove(|key| key.stage == stage && key.job == *job);
+        let (work_dir, job) = (Arc::clone(&self.work_dir), job.clone());
+        off_reactor(move || {
+            drop(removed);
+            work_dir.remove_stage(&job, stage);
+        });
+    }
+
+    /// Forgets a job. Files and memory go in the background, once their readers are done.
+    pub fn free_job(&self, job: &JobId) {
+        let removed = self.remove(|key| key.job == *job);
+        let (work_dir, job) = (Arc::clone(&self.work_dir), job.clone());
+        off_reactor(move || {
+            drop(removed);
+            work_dir.remove_job(&job);
+        });
+    }
+
+    fn remove(&self, matches: impl Fn(&TaskKey) -> bool) -> Vec<Arc<Output>> {
+        let mut catalog = self.catalog.lock();
+        for (key, fenced) in catalog.writers.values() {
+            if matches(key) {
+                fenced.store(true, Ordering::Release);
+            }
+        }
+        // Writers may wait for memory, and learn that they are fenced only when they wake.
+        self.counters.freed.notify_waiters();
+        catalog.outputs.extract_if(|key, _| matches(key)).map(|(_, output)| output).collect()
+    }
+
+    /// What the store holds.
+    pub fn stats(&self) -> StoreStats {
+        StoreStats {
+            memory_bytes: self.counters.memory(),
+            disk_bytes: self.counters.disk(),
+            outputs: self.catalog.lock().outputs.len(),
+        }
+    }
+
+    /// Every key of a finished output, for reconciliation with the scheduler.
+    pub fn keys(&self) -> Vec<TaskKey> {
+        self.catalog.lock().outputs.keys().cloned().collect()
+    }
+
+    /// Whether `bytes` more fit below the high watermark.
+    fn has_room(&self, bytes: usize) -> bool {
+        self.counters.memory() + bytes <= self.high_watermark
+    }
+
+    /// Whether `bytes` more fit into the overdraft.
+    fn has_overdraft(&self, bytes: usize) -> bool {
+        let below_watermark = self.counters.memory() + bytes <= self.high_watermark + self.overdraft;
+        let below_limit =
+            self.pool_limit.is_none_or(|limit| self.pool.reserved() + bytes <= limit + self.overdraft);
+        below_watermark && below_limit
+    }
+}
+
+impl Relief for ShuffleStore {
+    fn evictable(&self) -> usize {
+        self.counters.sealed()
+    }
+
+    fn relieve(&self, bytes: usize) {
+        self.evict(bytes);
+    }
+}
+
+/// The level down to which an eviction goes; shared with the module that evicts.
+type Level = AtomicUsize;

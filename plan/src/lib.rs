@@ -1,0 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What scheduler, executor and client know about distributed DataFusion plans.
+//!
+//! * [`config`]: `ballista.*` keys inside a DataFusion `SessionConfig`, and settings as text.
+//! * [`stage`]: [`stage::StagePlan`], what the tasks of a stage run and how their rows are partitioned.
+//! * [`reader`]: [`reader::ShuffleReaderExec`], the leaf that stands for an exchange.
+//! * [`slice`]: restricts a stage's plan to the partitions of one task.
+//! * [`task`]: from encoded stage bytes to a plan instance ready to run.
+//! * [`codec`]: plans to bytes and back, without the losses of `datafusion-proto`.
+//!
+//! *Invariant:* a plan instance is executed at most once. DataFusion keeps state in plan nodes (a hash join's build
+//! side, dynamic filters, counters of partitions), so a task decodes its plan afresh, restricts the leaves to its
+//! slice and polls every remaining partition to the end.
+
+pub mod codec;
+pub mod config;
+pub mod context;
+pub mod reader;
+pub mod slice;
+pub mod stage;
+pub mod task;

@@ -1,0 +1,267 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Restricts a stage's plan to the partitions that one task runs, and coalesces its leaves.
+//!
+//! A task polls every partition of its plan instance to the end, so the instance must have exactly the partitions of
+//! the slice: leaves are cut down and everything above recomputes its properties. Which child partitions a slice needs
+//! depends on the operator:
+//!
+//! ```text
+//! same    projection, filter, aggregate, sort, window, …: child partition i feeds partition i
+//! whole   build side of a collected join, subqueries: every task reads all of it
+//! offset  union: its partitions are those of its children, one after another
+//! ```
+//!
+//! An operator that is not known here is never cut: [`can_slice`] is false and the stage runs as one task.
+
+use std::sync::Arc;
+
+use datafusion::common::JoinType;
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::physical_plan::aggregates::AggregateExec;
+use datafusion::physical_plan::async_func::AsyncFuncExec;
+use datafusion::physical_plan::buffer::BufferExec;
+use datafusion::physical_plan::coop::CooperativeExec;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::joins::{
+    CrossJoinExec, HashJoinExec, NestedLoopJoinExec, PartitionMode, SortMergeJoinExec, SymmetricHashJoinExec,
+};
+use datafusion::physical_plan::limit::LocalLimitExec;
+use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
+use datafusion::physical_plan::projection::ProjectionExec;
+use datafusion::physical_plan::scalar_subquery::ScalarSubqueryExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::union::{InterleaveExec, UnionExec};
+use datafusion::physical_plan::unnest::UnnestExec;
+use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+
+use crate::reader::ShuffleReaderExec;
+
+/// What a slice of an operator needs of one of its children.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChildSlice {
+    /// The same partitions.
+    Same,
+    /// Everything.
+    Whole,
+}
+
+/// Whether tasks on different executors may each run some of the partitions of `plan`.
+pub fn can_slice(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    if partitions(plan) == 1 {
+        return true;
+    }
+    if is_leaf(plan) {
+        return is_known_leaf(plan);
+    }
+    if plan.is::<UnionExec>() {
+        return plan.children().into_iter().all(can_slice);
+    }
+    let Some(slices) = child_slices(plan) else { return false };
+    plan.children().into_iter().zip(slices).all(|(child, slice)| slice == ChildSlice::Whole || can_slice(child))
+}
+
+/// What a slice of `plan` needs of its children; `None` if it must run as a whole. Not for leaves and unions.
+pub fn child_slices(plan: &Arc<dyn ExecutionPlan>) -> Option<Vec<ChildSlice>> {
+    use ChildSlice::{Same, Whole};
+    if let Some(join) = plan.downcast_ref::<HashJoinExec>() {
+        return match join.partition_mode() {
+            PartitionMode::Partitioned => Some(vec![Same, Same]),
+            PartitionMode::CollectLeft if probe_decides(*join.join_type()) => Some(vec![Whole, Same]),
+            PartitionMode::CollectLeft | PartitionMode::Auto => None,
+        };
+    }
+    if let Some(join) = plan.downcast_ref::<NestedLoopJoinExec>() {
+        return probe_decides(*join.join_type()).then(|| vec![Whole, Same]);
+    }
+    if plan.is::<CrossJoinExec>() {
+        return Some(vec![Whole, Same]);
+    }
+    if plan.is::<SortMergeJoinExec>() || plan.is::<SymmetricHashJoinExec>() {
+        return Some(vec![Same, Same]);
+    }
+    if plan.is::<InterleaveExec>() {
+        return Some(vec![Same; plan.children().len()]);
+    }
+    if plan.is::<ScalarSubqueryExec>() {
+        let mut slices = vec![Whole; plan.children().len()];
+        slices[0] = Same;
+        return Some(slices);
+    }
+    let row_wise = plan.is::<ProjectionExec>()
+        || plan.is::<FilterExec>()
+        || plan.is::<AggregateExec>()
+        || plan.is::<SortExec>()
+        || plan.is::<WindowAggExec>()
+        || plan.is::<BoundedWindowAggExec>()
+        || plan.is::<LocalLimitExec>()
+        || plan.is::<UnnestExec>()
+        || plan.is::<CooperativeExec>()
+        || plan.is::<BufferExec>()
+        || plan.is::<AsyncFuncExec>();
+    let keeps_count = plan.children().first().is_some_and(|child| partitions(child) == partitions(plan));
+    (row_wise && keeps_count).then(|| vec![Same])
+}
+
+/// Whether each probe row alone decides what it contributes to the result, so that tasks which see only a part of the
+/// probe side are right. False where unmatched or once-only rows of the collected side are emitted.
+pub fn probe_decides(join_type: JoinType) -> bool {
+    matches!(
+        join_type,
+        JoinType::Inner | JoinType::Right | JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark
+    )
+}
+
+/// `plan` with only the partitions `parts`, ascending.
+pub fn restrict(plan: &Arc<dyn ExecutionPlan>, parts: &[usize]) -> Result<Arc<dyn ExecutionPlan>> {
+    let count = partitions(plan);
+    if let Some(bad) = parts.iter().find(|part| **part >= count) {
+        return Err(DataFusionError::Internal(format!("partition {bad} of {count} asked of {}", plan.name())));
+    }
+    if parts.len() == count {
+        return Ok(Arc::clone(plan));
+    }
+    if is_leaf(plan) {
+        return restrict_leaf(plan, parts);
+    }
+    if plan.is::<UnionExec>() {
+        return restrict_union(plan, parts);
+    }
+    let slices = child_slices(plan).ok_or_else(|| cannot_slice(plan))?;
+    let children = plan.children().into_iter().zip(slices).map(|(child, slice)| match slice {
+        ChildSlice::Same => restrict(child, parts),
+        ChildSlice::Whole => Ok(Arc::clone(child)),
+    });
+    replace(plan, children.collect::<Result<_>>()?)
+}
+
+fn restrict_union(plan: &Arc<dyn ExecutionPlan>, parts: &[usize]) -> Result<Arc<dyn ExecutionPlan>> {
+    let mut children = Vec::new();
+    let mut offset = 0;
+    for child in plan.children() {
+        let end = offset + partitions(child);
+        let local: Vec<usize> = parts.iter().filter(|part| (offset..end).contains(*part)).map(|p| p - offset).collect();
+        if !local.is_empty() {
+            children.push(restrict(child, &local)?);
+        }
+        offset = end;
+    }
+    if children.len() == 1 {
+        // A union needs two inputs, and its schema may be wider than that of the one that is left.
+        children.push(Arc::new(EmptyExec::new(plan.schema())));
+    }
+    replace(plan, children)
+}
+
+fn restrict_leaf(plan: &Arc<dyn ExecutionPlan>, parts: &[usize]) -> Result<Arc<dyn ExecutionPlan>> {
+    if let Some(reader) = plan.downcast_ref::<ShuffleReaderExec>() {
+        return Ok(Arc::new(reader.sliced(parts)));
+    }
+    if plan.is::<EmptyExec>() {
+        return Ok(Arc::new(EmptyExec::new(plan.schema()).with_partitions(parts.len())));
+    }
+    if plan.is::<PlaceholderRowExec>() {
+        return Ok(Arc::new(PlaceholderRowExec::new(plan.schema()).with_partitions(parts.len())));
+    }
+    if let Some(scan) = file_scan(plan) {
+        let groups = parts.iter().map(|part| scan.file_groups[*part].clone()).collect();
+        return Ok(with_file_groups(scan, groups));
+    }
+    if let Some(memory) = memory_scan(plan) {
+        let picked: Vec<_> = parts.iter().map(|part| memory.partitions()[*part].clone()).collect();
+        let source = MemorySourceConfig::try_new(&picked, memory.original_schema(), memory.projection().clone())?
+            .try_with_sort_information(memory.sort_information().to_vec())?
+            .with_limit(memory.fetch());
+        return Ok(DataSourceExec::from_data_source(source));
+    }
+    Err(cannot_slice(plan))
+}
+
+/// `plan` whose file scans and exchange readers have at most `target` partitions, each a run of neighbours, chosen by
+/// `sizes`: the bytes of each bucket of each exchange that is read by hash, added up over all such readers.
+///
+/// All readers of hash-partitioned exchanges get the same ranges, so that joins stay co-partitioned. Ordered leaves
+/// keep their partitions.
+pub fn coalesce_leaves(
+    plan: &Arc<dyn ExecutionPlan>,
+    target: usize,
+    hash_ranges: Option<&[std::ops::Range<u32>]>,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    if let Some(reader) = plan.downcast_ref::<ShuffleReaderExec>() {
+        let coalesced = match hash_ranges {
+            Some(ranges) if !reader.is_broadcast() && !reader.hash_keys().is_empty() => {
+                reader.clone().with_ranges(ranges.to_vec())
+            }
+            _ => return Ok(Arc::clone(plan)),
+        };
+        return Ok(Arc::new(coalesced));
+    }
+    if let Some(scan) = file_scan(plan) {
+        let ordered = !scan.output_ordering.is_empty() || scan.preserve_order || scan.output_partitioning.is_some();
+        if ordered || scan.file_groups.len() <= target {
+            return Ok(Arc::clone(plan));
+        }
+        return Ok(with_file_groups(scan, join_groups(&scan.file_groups, target)));
+    }
+    if is_leaf(plan) {
+        return Ok(Arc::clone(plan));
+    }
+    let children = plan.children().into_iter().map(|child| coalesce_leaves(child, target, hash_ranges));
+    replace(plan, children.collect::<Result<_>>()?)
+}
+
+/// Joins neighbouring file groups into `target` groups of about equal size.
+fn join_groups(groups: &[FileGroup], target: usize) -> Vec<FileGroup> {
+    let per_group = groups.len().div_ceil(target.max(1));
+    groups
+        .chunks(per_group)
+        .map(|chunk| FileGroup::new(chunk.iter().flat_map(|group| group.files().to_vec()).collect()))
+        .collect()
+}
+
+/// The file scan that `plan` is, if it is one.
+pub fn file_scan(plan: &Arc<dyn ExecutionPlan>) -> Option<&FileScanConfig> {
+    let source: &dyn std::any::Any = plan.downcast_ref::<DataSourceExec>()?.data_source().as_ref();
+    source.downcast_ref::<FileScanConfig>()
+}
+
+fn memory_scan(plan: &Arc<dyn ExecutionPlan>) -> Option<&MemorySourceConfig> {
+    let source: &dyn std::any::Any = plan.downcast_ref::<DataSourceExec>()?.data_source().as_ref();
+    source.downcast_ref::<MemorySourceConfig>()
+}
+
+/// `scan` over other file groups; claims no partitioning by values any more.
+pub fn with_file_groups(scan: &FileScanConfig, groups: Vec<FileGroup>) -> Arc<dyn ExecutionPlan> {
+    let config =
+        FileScanConfigBuilder::from(scan.clone()).with_file_groups(groups).with_output_partitioning(None).build();
+    DataSourceExec::from_data_source(config)
+}
+
+fn replace(plan: &Arc<dyn ExecutionPlan>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+    Arc::clone(plan).replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
+}
+
+fn is_leaf(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.children().is_empty()
+}
+
+fn is_known_leaf(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.is::<ShuffleReaderExec>()
+        || plan.is::<EmptyExec>()
+        || plan.is::<PlaceholderRowExec>()
+        || file_scan(plan).is_some()
+        || memory_scan(plan).is_some()
+}
+
+fn partitions(plan: &Arc<dyn ExecutionPlan>) -> usize {
+    plan.output_partitioning().partition_count()
+}
+
+fn cannot_slice(plan: &Arc<dyn ExecutionPlan>) -> DataFusionError {
+    DataFusionError::Internal(format!("{} must run as a whole, but a task was given a part of it", plan.name()))
+}

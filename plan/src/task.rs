@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From the decoded plan of a stage to the plan instance that one task runs.
+
+use std::sync::Arc;
+
+use datafusion::config::ConfigOptions;
+use datafusion::error::Result;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::filter_pushdown::FilterPushdown;
+use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+
+use crate::slice::restrict;
+
+/// The partitions `parts` of `plan`, with dynamic filters pushed down. `plan` must be fresh from the decoder, and what
+/// is returned must be executed once, every partition of it to the end.
+///
+/// Dynamic filters are made here, after the cut, so that none ever crosses an exchange.
+pub fn instance_of(
+    plan: &Arc<dyn ExecutionPlan>,
+    parts: &[usize],
+    options: &ConfigOptions,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let sliced = parts.len() < plan.output_partitioning().partition_count();
+    let instance = restrict(plan, parts)?;
+    let mut options = options.clone();
+    if sliced && has_partitioned_join(&instance) {
+        // Such a join routes its filter by hash modulo its own partition count, which a slice does not keep.
+        options.optimizer.enable_join_dynamic_filter_pushdown = false;
+    }
+    FilterPushdown::new_post_optimization().optimize(instance, &options)
+}
+
+fn has_partitioned_join(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let here = plan
+        .downcast_ref::<HashJoinExec>()
+        .is_some_and(|join| *join.partition_mode() == PartitionMode::Partitioned);
+    here || plan.children().into_iter().any(has_partitioned_join)
+}

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What shall be done: the output of [`State::step`](crate::State::step), to be carried out in order.
+//!
+//! Every effect is safe to repeat. Effects for an executor are addressed to one incarnation and are dropped by the
+//! shell if that one is gone.
+
+use ballista_core::{ClassifiedError, ExecutorId, Incarnation, JobId, StageId, TaskKey};
+
+use crate::event::OutputStats;
+
+/// Something that shall be done outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Plan what can be planned of the job now, and answer once with `Planned` or `PlanFailed`. The first has no
+    /// finished stage; then there is one per finished stage, except for the final one. After a `Planned` that was
+    /// `complete` it only tells the outputs; an answer is then ignored.
+    Plan {
+        /// The job.
+        job: JobId,
+        /// The stage that is the reason.
+        finished: Option<StageFinished>,
+    },
+    /// Start a task.
+    Launch {
+        /// The task attempt.
+        task: TaskKey,
+        /// Where.
+        executor: ExecutorId,
+        /// The executor's life.
+        incarnation: Incarnation,
+        /// The partitions of the stage that it runs, ascending.
+        partitions: Vec<u32>,
+        /// How many of the executor's slots it holds.
+        slots: u32,
+    },
+    /// Stop a task and discard its output. Its slots stay held until the executor reports that it ended.
+    CancelTask {
+        /// The task attempt.
+        task: TaskKey,
+        /// Where it runs.
+        executor: ExecutorId,
+        /// The executor's life.
+        incarnation: Incarnation,
+    },
+    /// Tell the client to read the result of a final-stage task: once per task, at its first rows or its end.
+    StreamReady {
+        /// The task attempt.
+        task: TaskKey,
+        /// Where it runs.
+        executor: ExecutorId,
+        /// The executor's life.
+        incarnation: Incarnation,
+    },
+    /// All consumers of the stage are finished: its outputs may go. Comes again for one executor if a task that was
+    /// being cancelled ended with an output after all.
+    FreeStage {
+        /// The job.
+        job: JobId,
+        /// The stage.
+        stage: StageId,
+        /// Who may hold something of it.
+        executors: Vec<(ExecutorId, Incarnation)>,
+    },
+    /// The job is over for everybody: all that is held for it may go, here and on these executors. Comes again for one
+    /// executor if a task that was being cancelled ended with an output after all.
+    FreeJob {
+        /// The job.
+        job: JobId,
+        /// Who may hold something of it.
+        executors: Vec<(ExecutorId, Incarnation)>,
+    },
+    /// The results are complete and stay readable until `ClientDone`.
+    JobFinished {
+        /// The job.
+        job: JobId,
+    },
+    /// The job ended without results, or results the client may not have read are lost.
+    JobFailed {
+        /// The job.
+        job: JobId,
+        /// Why.
+        error: ClassifiedError,
+    },
+    /// The job was cancelled.
+    JobCancelled {
+        /// The job.
+        job: JobId,
+    },
+    /// This incarnation is not, or no longer, part of the cluster: nothing it says counts, and it must end its tasks
+    /// and come back as a new one.
+    FenceExecutor {
+        /// The executor.
+        executor: ExecutorId,
+        /// The life that is over.
+        incarnation: Incarnation,
+    },
+}
+
+/// A finished stage and where its outputs are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageFinished {
+    /// The stage.
+    pub stage: StageId,
+    /// One output per successful task, ordered by task.
+    pub outputs: Vec<TaskOutput>,
+}
+
+/// The output of a successful task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskOutput {
+    /// The task attempt, which is the identity of the output.
+    pub task: TaskKey,
+    /// Who holds it.
+    pub executor: ExecutorId,
+    /// The holder's life.
+    pub incarnation: Incarnation,
+    /// The partitions of the stage that the task ran, ascending.
+    pub partitions: Vec<u32>,
+    /// Its size.
+    pub stats: OutputStats,
+}

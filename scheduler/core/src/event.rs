@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What can happen: the input of [`State::step`](crate::State::step).
+//!
+//! An event is taken as it comes, in any order and any number of times: whatever does not fit the state changes
+//! nothing. Only [`Event::Planned`] and [`Event::PlanFailed`] carry no number of their own, so the shell answers each
+//! [`Effect::Plan`](crate::Effect::Plan) exactly once.
+
+use ballista_core::{ClassifiedError, ExecutorId, Incarnation, JobId, StageId, TaskKey};
+
+/// A point of monotonic time in milliseconds since some origin of the shell's choice.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Instant64(pub u64);
+
+/// Something that happened outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// An executor registered. A known incarnation only renews its lease; another one replaces the former, which is
+    /// lost; one that was lost before is refused for good.
+    ExecutorJoined {
+        /// The executor.
+        executor: ExecutorId,
+        /// Its life.
+        incarnation: Incarnation,
+        /// How many partitions it runs at once; 0 for an executor that only serves what it holds.
+        slots: u32,
+    },
+    /// An executor is alive: renews its lease.
+    ExecutorHeartbeat {
+        /// The executor.
+        executor: ExecutorId,
+        /// Its life.
+        incarnation: Incarnation,
+    },
+    /// An executor is gone for good: its stream closed or its lease expired. This incarnation may never come back.
+    ExecutorLost {
+        /// The executor.
+        executor: ExecutorId,
+        /// Its life.
+        incarnation: Incarnation,
+        /// Why it counts as lost, for the error of the jobs that it takes along.
+        reason: String,
+    },
+    /// An executor takes no new tasks; it ends the running ones and serves its outputs.
+    ExecutorDraining {
+        /// The executor.
+        executor: ExecutorId,
+        /// Its life.
+        incarnation: Incarnation,
+    },
+    /// A client submitted a job. A job that is known already is not submitted again.
+    JobSubmitted {
+        /// The job.
+        job: JobId,
+        /// Its weight in sharing slots; 0 counts as 1.
+        weight: u32,
+    },
+    /// The answer to one [`Effect::Plan`](crate::Effect::Plan); ignored if none is outstanding or the job is over.
+    Planned {
+        /// The job.
+        job: JobId,
+        /// The stages that can be run now, or wait only for stages named in their inputs. May be empty.
+        stages: Vec<StageSpec>,
+        /// The job is expected to be short and may use the reserved slots.
+        small: bool,
+        /// No more planning will come: the final stage is among those planned.
+        complete: bool,
+    },
+    /// The other answer to one [`Effect::Plan`](crate::Effect::Plan): ends the job.
+    PlanFailed {
+        /// The job.
+        job: JobId,
+        /// Why.
+        error: ClassifiedError,
+    },
+    /// A task ended and its output is complete.
+    TaskFinished {
+        /// The task attempt.
+        task: TaskKey,
+        /// Where it ran.
+        executor: ExecutorId,
+        /// The executor's life.
+        incarnation: Incarnation,
+        /// What it produced.
+        output: OutputStats,
+    },
+    /// A task ended without an output; also the confirmation of a cancelled task.
+    TaskFailed {
+        /// The task attempt.
+        task: TaskKey,
+        /// Where it ran.
+        executor: ExecutorId,
+        /// The executor's life.
+        incarnation: Incarnation,
+        /// Why.
+        error: ClassifiedError,
+    },
+    /// A task of the final stage has rows ready: the client may connect. Ignored for other stages.
+    TaskStreaming {
+        /// The task attempt.
+        task: TaskKey,
+        /// Where it runs.
+        executor: ExecutorId,
+        /// The executor's life.
+        incarnation: Incarnation,
+    },
+    /// The job shall end: asked for by a user, or its client broke off. A finished job is only freed.
+    JobCancelled {
+        /// The job.
+        job: JobId,
+        /// Why, for the job's summary.
+        reason: String,
+    },
+    /// The client has all it wants of the results: free what is left. If the job still runs, it counts as finished
+    /// when every partition of its final stage was streaming, and as cancelled otherwise.
+    ClientDone {
+        /// The job.
+        job: JobId,
+    },
+    /// Time passes: executors whose lease expired are lost.
+    Tick,
+}
+
+/// A stage as the planner hands it over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageSpec {
+    /// The stage; new in its job and larger than each of its inputs.
+    pub stage: StageId,
+    /// How many partitions it has; with 0 it is finished at once.
+    pub partitions: u32,
+    /// How partitions become tasks.
+    pub slicing: Slicing,
+    /// The stages whose outputs it reads; it starts when all of them are finished.
+    pub inputs: Vec<StageId>,
+    /// As soon as successful tasks have produced that many rows, the rest of the stage is not needed.
+    pub row_limit: Option<u64>,
+    /// Its output is the result of the job. Exactly one stage of a job is final.
+    pub is_final: bool,
+    /// For each partition the executors that hold input of it, with bytes. May be empty or shorter than the stage;
+    /// keep it to the few largest holders per partition.
+    pub preferred: Vec<Vec<(ExecutorId, u64)>>,
+}
+
+/// How the partitions of a stage become tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Slicing {
+    /// A task takes as many partitions as it gets slots.
+    PerSlot {
+        /// At most this many partitions per task; 0 counts as 1.
+        max_partitions: u32,
+    },
+    /// One task runs all partitions.
+    Whole {
+        /// As many slots as it can use; it starts as soon as one is free and takes up to this many.
+        slots: u32,
+    },
+}
+
+/// The size of a task's output; per-bucket detail stays in the shell.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OutputStats {
+    /// Rows in all buckets.
+    pub rows: u64,
+    /// Bytes in all buckets.
+    pub bytes: u64,
+}

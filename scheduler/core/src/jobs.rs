@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A job's way from submission to its end.
+//!
+//! A job is a tree of exchanges whose stages are planned as their inputs finish. **The outputs of a stage are freed
+//! when every consumer planned so far is finished**, so a planner that shares a stage between consumers plans the next
+//! one before the last known one is finished; a stage that would read freed outputs fails its job. A stage without
+//! consumers, whose outputs the planner itself read, is freed once planning is complete.
+
+use ballista_core::{ClassifiedError, ErrorClass, JobId, StageId};
+
+use crate::effect::{Effect, StageFinished, TaskOutput};
+use crate::event::StageSpec;
+use crate::job::{Job, JobSeq};
+use crate::stage::{Phase, Stage};
+use crate::state::State;
+use crate::view::{JobState, JobView};
+
+impl State {
+    pub(crate) fn job_submitted(&mut self, id: JobId, weight: u32, out: &mut Vec<Effect>) {
+        if self.by_id.contains_key(&id) || self.ended.iter().any(|ended| ended.job == id) {
+            return;
+        }
+        let seq = JobSeq(self.next_job);
+        self.next_job += 1;
+        self.jobs.insert(seq, Job::new(id.clone(), weight, self.now));
+        self.by_id.insert(id.clone(), seq);
+        out.push(Effect::Plan { job: id, finished: None });
+    }
+
+    pub(crate) fn planned(
+        &mut self,
+        id: &JobId,
+        stages: &[StageSpec],
+        small: bool,
+        complete: bool,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(seq) = self.awaiting_plan(id) else { return };
+        match self.add_stages(seq, stages, small, complete) {
+            Err(problem) => {
+                let error = ClassifiedError::new(ErrorClass::Deterministic, format!("invalid plan: {problem}"));
+                self.end_job(seq, JobState::Failed(error), out);
+            }
+            Ok(()) => {
+                if complete {
+                    self.free_unread_stages(seq, out);
+                }
+                self.advance(seq, stages.iter().map(|spec| spec.stage).collect(), out);
+            }
+        }
+    }
+
+    pub(crate) fn plan_failed(&mut self, id: &JobId, error: ClassifiedError, out: &mut Vec<Effect>) {
+        if let Some(seq) = self.awaiting_plan(id) {
+            self.end_job(seq, JobState::Failed(error), out);
+        }
+    }
+
+    pub(crate) fn job_cancelled(&mut self, id: &JobId, reason: String, out: &mut Vec<Effect>) {
+        let Some(seq) = self.by_id.get(id).copied() else { return };
+        let is_finished = self.jobs.get(&seq).is_some_and(|job| job.finished.is_some());
+        let end = if is_finished { JobState::Finished } else { JobState::Cancelled { reason } };
+        self.end_job(seq, end, out);
+    }
+
+    pub(crate) fn client_done(&mut self, id: &JobId, out: &mut Vec<Effect>) {
+        let Some(seq) = self.by_id.get(id).copied() else { return };
+        let Some(job) = self.jobs.get_mut(&seq) else { return };
+        let end = if job.finished.is_some() {
+            JobState::Finished
+        } else if job.is_streaming_all() {
+            // The client read to the end before the executors' last statuses came in.
+            job.finished = Some(self.now);
+            out.push(Effect::JobFinished { job: id.clone() });
+            JobState::Finished
+        } else {
+            JobState::Cancelled { reason: "the client left before the job was finished".to_string() }
+        };
+        self.end_job(seq, end, out);
+    }
+
+    /// The job that an answer of the planner belongs to, if it is awaited.
+    fn awaiting_plan(&mut self, id: &JobId) -> Option<JobSeq> {
+        let seq = *self.by_id.get(id)?;
+        let job = self.jobs.get_mut(&seq).filter(|job| job.finished.is_none() && !job.complete)?;
+        job.plans_due = job.plans_due.checked_sub(1)?;
+        Some(seq)
+    }
+
+    /// Adds planned stages and wires them to their inputs. On an error the job must end.
+    fn add_stages(&mut self, seq: JobSeq, specs: &[StageSpec], small: bool, complete: bool) -> Result<(), String> {
+        let Some(job) = self.jobs.get_mut(&seq) else { return Ok(()) };
+        job.small = small;
+        job.complete = complete;
+        for spec in specs {
+            if spec.partitions > self.limits.max_stage_partitions {
+                let limit = self.limits.max_stage_partitions;
+                return Err(format!("stage {} has {} partitions, the limit is {limit}", spec.stage, spec.partitions));
+            }
+            let life = |(executor, bytes): &(_, u64)| Some((self.executors.current(executor)?, *bytes));
+            let lives = |holders: &Vec<(_, u64)>| holders.iter().filter_map(life).collect();
+            let preferred: Vec<Vec<_>> = spec.preferred.iter().map(lives).collect();
+            if job.stages.insert(spec.stage, Stage::new(spec, &preferred)).is_some() {
+                return Err(format!("stage {} is planned twice", spec.stage));
+            }
+            if spec.is_final && job.final_stage.replace(spec.stage).is_some() {
+                return Err(format!("stage {} is a second final stage", spec.stage));
+            }
+            job.open_stages += 1;
+        }
+        for spec in specs {
+            wire(job, spec.stage)?;
+        }
+        if complete && job.final_stage.is_none() {
+            return Err("planning is complete without a final stage".to_string());
+        }
+        if job.is_stuck() {
+            return Err("nothing runs, nothing is planned, and the final stage is missing".to_string());
+        }
+        Ok(())
+    }
+
+    /// Looks at stages that may have become ready, satisfied or done, and at all that follows from that.
+    pub(crate) fn advance(&mut self, seq: JobSeq, mut due: Vec<StageId>, out: &mut Vec<Effect>) {
+        while let Some(id) = due.pop() {
+            let Some(stage) = self.jobs.get_mut(&seq).and_then(|job| job.stages.get_mut(&id)) else { continue };
+            if stage.phase != Phase::Open || stage.blocked_by > 0 {
+                continue;
+            }
+            if stage.has_enough_rows() {
+                stage.pending.clear();
+                self.cancel_unneeded(seq, id, out);
+            }
+            let Some(job) = self.jobs.get_mut(&seq) else { continue };
+            let Some(stage) = job.stages.get_mut(&id) else { continue };
+            if stage.is_ready() {
+                job.ready.insert(id);
+            } else {
+                job.ready.remove(&id);
+            }
+            if !stage.is_done() {
+                continue;
+            }
+            stage.phase = Phase::Finished;
+            job.open_stages -= 1;
+            if stage.is_final {
+                self.finish_job(seq, out);
+            } else {
+                self.finish_stage(seq, id, &mut due, out);
+            }
+        }
+        self.requeue(seq);
+    }
+
+    /// Cancels the running tasks of a stage that has enough rows, except those that a client reads from already: a
+    /// cut stream would look like a fault to it. It ends them itself when it has its rows.
+    fn cancel_unneeded(&mut self, seq: JobSeq, id: StageId, out: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.get_mut(&seq) else { return };
+        let Some(stage) = job.stages.get_mut(&id) else { return };
+        for (key, life) in stage.running_keys(&job.id) {
+            if stage.running(&key).is_some_and(|running| !running.streaming) {
+                stage.take_running(&key);
+                if let Some((executor, incarnation)) = self.executors.cancel(life, &key) {
+                    out.push(Effect::CancelTask { task: key, executor, incarnation });
+                }
+            }
+        }
+    }
+
+    /// Tells the planner of a finished stage, unblocks its consumers and frees its inputs.
+    fn finish_stage(&mut self, seq: JobSeq, id: StageId, due: &mut Vec<StageId>, out: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.get_mut(&seq) else { return };
+        let Some(stage) = job.stages.get(&id) else { return };
+        let output = |(task, output): (&_, &crate::stage::Output)| {
+            let (executor, incarnation) = self.executors.get(output.life)?.address();
+            Some(TaskOutput {
+                task: stage.key(&job.id, *task, output.attempt),
+                executor,
+                incarnation,
+                partitions: output.partitions.clone(),
+                stats: output.stats,
+            })
+        };
+        let finished = StageFinished { stage: id, outputs: stage.outputs.iter().filter_map(output).collect() };
+        out.push(Effect::Plan { job: job.id.clone(), finished: Some(finished) });
+        if !job.complete {
+            job.plans_due += 1;
+        }
+        let (consumers, inputs) = (stage.consumers.clone(), stage.inputs.clone());
+        for consumer in consumers {
+            if let Some(consumer) = job.stages.get_mut(&consumer) {
+                consumer.blocked_by -= 1;
+                due.push(consumer.id);
+            }
+        }
+        for input in &inputs {
+            if let Some(input) = job.stages.get_mut(input) {
+                input.open_consumers -= 1;
+            }
+        }
+        for stage in inputs.into_iter().chain([id]) {
+            self.free_stage_if_read(seq, stage, out);
+        }
+    }
+
+    /// The final stage is finished: whatever else runs or is kept for the job is not needed.
+    fn finish_job(&mut self, seq: JobSeq, out: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.get_mut(&seq) else { return };
+        job.finished = Some(self.now);
+        job.ready.clear();
+        out.push(Effect::JobFinished { job: job.id.clone() });
+        let others: Vec<_> = job.stages.values().filter(|stage| !stage.is_final).map(|stage| stage.id).collect();
+        for id in others {
+            let Some(job) = self.jobs.get_mut(&seq) else { return };
+            let Some(stage) = job.stages.get_mut(&id) else { continue };
+            if stage.phase == Phase::Open {
+                job.open_stages -= 1;
+                stage.phase = Phase::Finished;
+                stage.pending.clear();
+            }
+            self.cancel_unneeded(seq, id, out);
+            self.free_stage(seq, id, out);
+        }
+    }
+
+    /// After the last plan: frees finished stages that nobody will read.
+    fn free_unread_stages(&mut self, seq: JobSeq, out: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.get(&seq) else { return };
+        let stages: Vec<_> = job.stages.keys().copied().collect();
+        for stage in stages {
+            self.free_stage_if_read(seq, stage, out);
+        }
+    }
+
+    fn free_stage_if_read(&mut self, seq: JobSeq, id: StageId, out: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.get(&seq) else { return };
+        let is_read = |stage: &Stage| {
+            let has_readers = job.complete || !stage.consumers.is_empty();
+            stage.phase == Phase::Finished && !stage.is_final && has_readers && stage.open_consumers == 0
+        };
+        if job.stages.get(&id).is_some_and(is_read) {
+            self.free_stage(seq, id, out);
+        }
+    }
+
+    fn free_stage(&mut self, seq: JobSeq, id: StageId, out: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.get_mut(&seq) else { return };
+        let Some(stage) = job.stages.get_mut(&id).filter(|stage| stage.phase == Phase::Finished) else { return };
+        stage.phase = Phase::Freed;
+        for output in std::mem::take(&mut stage.outputs).into_values() {
+            self.executors.unneed(output.life, seq);
+        }
+        let executors = self.executors.addresses(&stage.touched);
+        out.push(Effect::FreeStage { job: job.id.clone(), stage: id, executors });
+    }
+
+    /// Ends a job for good: says so unless it was said before, cancels what runs, frees everything, keeps a summary.
+    pub(crate) fn end_job(&mut self, seq: JobSeq, end: JobState, out: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.remove(&seq) else { return };
+        self.by_id.remove(&job.id);
+        self.queue.set(seq, None);
+        match &end {
+            JobState::Failed(error) => out.push(Effect::JobFailed { job: job.id.clone(), error: error.clone() }),
+            JobState::Cancelled { .. } => out.push(Effect::JobCancelled { job: job.id.clone() }),
+            JobState::Planning | JobState::Running | JobState::Finished => {}
+        }
+        for (task, life) in job.stages.values().flat_map(|stage| stage.running_keys(&job.id)) {
+            if let Some((executor, incarnation)) = self.executors.cancel(life, &task) {
+                out.push(Effect::CancelTask { task, executor, incarnation });
+            }
+        }
+        for life in &job.touched {
+            self.executors.forget(*life, seq);
+        }
+        out.push(Effect::FreeJob { job: job.id.clone(), executors: self.executors.addresses(&job.touched) });
+        let mut summary = JobView::of(&job);
+        summary.ended = Some(self.now);
+        summary.state = end;
+        self.ended.push_back(summary);
+        while self.ended.len() > self.limits.ended_jobs {
+            self.ended.pop_front();
+        }
+    }
+}
+
+/// Connects a new stage with its inputs.
+fn wire(job: &mut Job, id: StageId) -> Result<(), String> {
+    let Some(inputs) = job.stages.get(&id).map(|stage| stage.inputs.clone()) else { return Ok(()) };
+    let mut blocked_by = 0;
+    for input in inputs {
+        // Larger ids than all inputs: no cycle can be built.
+        let known = job.stages.get_mut(&input).filter(|_| input < id);
+        let stage = known.ok_or_else(|| format!("stage {id} reads stage {input}, which is not planned before it"))?;
+        if stage.phase == Phase::Freed || stage.is_final {
+            return Err(format!("stage {id} reads stage {input}, whose outputs are not kept for it"));
+        }
+        blocked_by += usize::from(stage.phase == Phase::Open);
+        stage.consumers.push(id);
+        stage.open_consumers += 1;
+    }
+    if let Some(stage) = job.stages.get_mut(&id) {
+        stage.blocked_by = blocked_by;
+    }
+    Ok(())
+}

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The pure job state machine and placement.
+//!
+//! [`State`] owns jobs, stages, tasks, attempts, executors and slots. Its one entry is
+//! [`State::step`]: an [`Event`] and the time go in, a list of [`Effect`]s comes out. Around it a thin shell does the
+//! I/O: it turns messages into events, effects into messages, and plans stages when asked to.
+//!
+//! **Architecture invariant: nothing here does I/O, reads a clock, locks, awaits or draws a random number, and nothing
+//! depends on the order of a hash map.** The same events give the same effects, so a run can be simulated by the
+//! hundred thousand, replayed from a journal and shrunk to its shortest failing prefix.
+//!
+//! # A tour
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`event`], [`effect`] | the two vocabularies at the border |
+//! | [`state`] | [`State`], the dispatch of events, joining and losing executors |
+//! | `jobs` | a job's way from submission to its end: planning, stages, freeing |
+//! | `tasks` | task statuses: first success wins, everything else changes nothing |
+//! | `placement` | which job gets which free slots on which executor |
+//! | `fair`, `free`, `pending` | the three indexes placement reads: jobs by share, executors by free slots, partitions by locality |
+//! | `executors`, `job`, `stage` | the records |
+//! | [`view`] | read-only snapshots for progress and user interfaces |
+//! | `invariants` | what must hold after every step, checked by the tests |
+//!
+//! # The life of a job
+//!
+//! ```text
+//! JobSubmitted ─► Plan ─► Planned ─► Launch… ─► TaskFinished… ─► Plan{finished} ─► Planned{complete} ─► Launch…
+//!                                                                                                         │
+//!       FreeJob ◄─ ClientDone ◄─ JobFinished ◄─ TaskFinished… ◄─ StreamReady ◄─ TaskStreaming ◄───────────┘
+//! ```
+//!
+//! A failure, a cancellation or the loss of an executor that the job needs ends it at any point: `JobFailed` or
+//! `JobCancelled`, a `CancelTask` for every running task, one `FreeJob`.
+//!
+//! # What always holds
+//!
+//! * Slots are conserved: a slot is free or held by exactly one task. The slots of a cancelled task stay held until
+//!   its executor confirms the end or is lost, so an executor is never over-committed.
+//! * A partition of a stage is pending, in one running task, or in one successful task.
+//! * No slot stays free while a partition waits for one.
+//! * A status changes something only if its executor lives in that incarnation and runs exactly that attempt.
+//! * Every job ends: a running one always waits for a plan, a task or a slot.
+//! * A step costs about what it changes, and memory grows with tasks and partitions, never with their product.
+
+pub mod effect;
+pub mod event;
+mod executors;
+mod fair;
+mod free;
+mod invariants;
+mod job;
+mod jobs;
+mod pending;
+mod placement;
+mod stage;
+pub mod state;
+mod tasks;
+pub mod view;
+
+pub use effect::{Effect, StageFinished, TaskOutput};
+pub use event::{Event, Instant64, OutputStats, Slicing, StageSpec};
+pub use state::{Limits, State};
+pub use view::{ExecutorView, Footprint, JobState, JobView, Progress, StageState, StageView};

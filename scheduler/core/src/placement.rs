@@ -1,0 +1,142 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Placement: which job gets which free slots on which executor.
+//!
+//! After every event, while a slot is free and a partition waits: the job with the smallest share gets a grant of
+//! slots (see `fair`), its lowest ready stage is given that many of them, and its partitions go
+//!
+//! 1. to free executors that hold most of a partition's input, then to those that hold some,
+//! 2. for the rest, spread so that free slots stay even (see `free`), partitions that nobody wants first.
+//!
+//! What one executor gets of a stage in one go becomes one task, or several of equal size if the stage limits a task's
+//! partitions. Locality orders the choice and never leaves a slot idle.
+
+use std::collections::BTreeMap;
+
+use ballista_core::{StageId, TaskId};
+
+use crate::effect::Effect;
+use crate::event::Slicing;
+use crate::executors::{Executors, Held, Life, Pool};
+use crate::job::JobSeq;
+use crate::pending::Pending;
+use crate::stage::Running;
+use crate::state::State;
+
+/// A task about to be launched; its slots are taken.
+struct Slice {
+    life: Life,
+    partitions: Vec<u32>,
+    slots: u32,
+}
+
+impl State {
+    /// Uses every free slot that a waiting partition may have.
+    pub(crate) fn schedule(&mut self, out: &mut Vec<Effect>) {
+        for pool in Pool::ALL {
+            while self.executors.free(pool).total() > 0 {
+                let free = self.executors.free(pool).total();
+                let Some((seq, grant)) = self.queue.next(pool, free) else { break };
+                if !self.place(seq, pool, grant, out) {
+                    debug_assert!(false, "a waiting job found nothing to place on free slots");
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Launches tasks of one stage of a job on up to `grant` slots. Whether it launched any.
+    fn place(&mut self, seq: JobSeq, pool: Pool, grant: u64, out: &mut Vec<Effect>) -> bool {
+        let Some(job) = self.jobs.get_mut(&seq) else { return false };
+        let Some(id) = job.ready.first().copied() else { return false };
+        let Some(stage) = job.stages.get_mut(&id) else { return false };
+        let slices = match stage.slicing {
+            Slicing::Whole { slots } => whole(&mut self.executors, pool, &mut stage.pending, slots),
+            Slicing::PerSlot { max_partitions } => {
+                let shares = assign(&mut self.executors, pool, &mut stage.pending, grant);
+                shares.into_iter().flat_map(|(life, taken)| slices(life, taken, max_partitions)).collect()
+            }
+        };
+        if stage.pending.is_empty() {
+            job.ready.remove(&id);
+        }
+        let launched = !slices.is_empty();
+        for slice in slices {
+            self.launch(seq, id, pool, slice, out);
+        }
+        self.requeue(seq);
+        launched
+    }
+
+    fn launch(&mut self, seq: JobSeq, id: StageId, pool: Pool, slice: Slice, out: &mut Vec<Effect>) {
+        let Some((executor, incarnation)) = self.executors.get(slice.life).map(|executor| executor.address()) else {
+            return;
+        };
+        let Some(job) = self.jobs.get_mut(&seq) else { return };
+        let Some(stage) = job.stages.get_mut(&id) else { return };
+        let Slice { life, partitions, slots } = slice;
+        let (task, attempt) = (TaskId(stage.next_task), 0);
+        stage.next_task += 1;
+        let key = stage.key(&job.id, task, attempt);
+        stage.running.insert(task, Running { attempt, life, partitions: partitions.clone(), streaming: false });
+        stage.touched.insert(life);
+        job.touched.insert(life);
+        job.slots += u64::from(slots);
+        self.executors.hold(life, key.clone(), Held { job: seq, pool, slots, cancelled: false });
+        out.push(Effect::Launch { task: key, executor, incarnation, partitions, slots });
+    }
+}
+
+/// Takes slots and partitions for up to `grant` partitions, per executor.
+fn assign(executors: &mut Executors, pool: Pool, pending: &mut Pending, grant: u64) -> BTreeMap<Life, Vec<u32>> {
+    let mut shares: BTreeMap<Life, Vec<u32>> = BTreeMap::new();
+    let mut left = grant.min(pending.len() as u64).min(executors.free(pool).total());
+    for primary in [true, false] {
+        if left == 0 || !pending.has_local() {
+            break;
+        }
+        let free: Vec<_> = executors.free(pool).iter().collect();
+        for (life, free) in free {
+            let wanted = usize::try_from(left.min(u64::from(free))).unwrap_or(usize::MAX);
+            let taken = pending.take_local(life, wanted, primary);
+            if !taken.is_empty() {
+                executors.take(life, pool, slots(&taken));
+                left -= taken.len() as u64;
+                shares.entry(life).or_default().extend(taken);
+            }
+        }
+    }
+    for (life, wanted) in executors.free(pool).spread(left) {
+        let taken = pending.take_any(wanted as usize);
+        executors.take(life, pool, slots(&taken));
+        shares.entry(life).or_default().extend(taken);
+    }
+    shares
+}
+
+/// Takes one task with all partitions: where most slots of those asked for are free; of equals, where most input is.
+fn whole(executors: &mut Executors, pool: Pool, pending: &mut Pending, asked: u32) -> Vec<Slice> {
+    let asked = asked.max(1);
+    let Some((freest, free)) = executors.free(pool).iter().next() else { return Vec::new() };
+    let slots = asked.min(free);
+    let has_slots = |life: &Life| executors.get(*life).is_some_and(|executor| executor.free(pool) >= slots);
+    let holders = pending.bytes_by_holder().into_iter().filter(|(life, _)| has_slots(life));
+    let closest = holders.max_by_key(|(life, bytes)| (*bytes, std::cmp::Reverse(*life)));
+    let life = closest.map_or(freest, |(life, _)| life);
+    executors.take(life, pool, slots);
+    let mut partitions = pending.take_any(usize::MAX);
+    partitions.sort_unstable();
+    vec![Slice { life, partitions, slots }]
+}
+
+/// Cuts what one executor gets into tasks of at most `max_partitions`, as even as possible.
+fn slices(life: Life, mut partitions: Vec<u32>, max_partitions: u32) -> Vec<Slice> {
+    partitions.sort_unstable();
+    let tasks = partitions.len().div_ceil(max_partitions.max(1) as usize).max(1);
+    let size = partitions.len().div_ceil(tasks).max(1);
+    let slice = |chunk: &[u32]| Slice { life, partitions: chunk.to_vec(), slots: slots(chunk) };
+    partitions.chunks(size).map(slice).collect()
+}
+
+fn slots(partitions: &[u32]) -> u32 {
+    u32::try_from(partitions.len()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask`: the project's one task runner.
+//!
+//! * [`demo`]: TPC-H on a real cluster of processes, from a clean clone.
+//! * [`test`]: everything that a change must pass; `.ci/run` calls it.
+//! * [`bench`]: bare DataFusion, in-process Ballista and a cluster side by side.
+//! * [`cluster`]: starts and stops the processes for all of them.
+//! * [`process`], [`cargo`]: children, signals, builds.
+//!
+//! Invariant: this crate depends on no other crate of the workspace. It drives the project as a user does, by its
+//! programs and their flags.
+
+mod bench;
+mod cargo;
+mod cluster;
+mod demo;
+mod process;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Tasks of the Ballista project.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Run the 22 TPC-H queries on a cluster of processes on this machine
+    Demo(demo::Options),
+    /// Check formatting, lints, tests and examples
+    Test(test::Options),
+    /// Time TPC-H or TPC-DS on bare DataFusion, in-process Ballista and a cluster, side by side
+    Bench(bench::Options),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = process::install_signal_handlers().and_then(|()| match &cli.task {
+        Task::Demo(options) => demo::run(options),
+        Task::Test(options) => test::run(options),
+        Task::Bench(options) => bench::run(options),
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: Apache-2.0
+//! `cargo xtask test`: everything that a change must pass, cheapest first; the first failure ends it.
+
+use std::fs;
+use std::process::Stdio;
+use std::time::Instant;
+
+use clap::Args;
+
+use crate::cluster::{Cluster, Shape};
+use crate::{cargo, process};
+
+/// Where the examples of remote sessions expect a scheduler.
+const EXAMPLE_PORT: u16 = 50050;
+
+/// Checks formatting and lints (if cargo has rustfmt and clippy), runs the tests of all crates and the examples.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Run the longer suites as well: sets BALLISTA_FULL_TESTS=1 for the tests
+    #[arg(long)]
+    full: bool,
+}
+
+/// Runs the task.
+pub fn run(options: &Options) -> Result<(), String> {
+    let start = Instant::now();
+    let mut passed = Vec::new();
+    let mut step = |name: &'static str, work: &mut dyn FnMut() -> Result<(), String>| {
+        println!("\n== {name}");
+        let start = Instant::now();
+        work().map_err(|error| format!("{name}: {error}"))?;
+        passed.push(format!("{name} {}", duration(start)));
+        Ok::<(), String>(())
+    };
+
+    if has_component("fmt") {
+        step("format", &mut || process::run(&mut cargo::cargo(&["fmt", "--all", "--check"])))?;
+    }
+    if has_component("clippy") {
+        let lint = ["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"];
+        step("lints", &mut || process::run(&mut cargo::cargo(&lint)))?;
+    }
+    step("tests", &mut || {
+        let mut command = cargo::cargo(&["test", "--workspace", "--no-fail-fast"]);
+        if options.full {
+            command.env("BALLISTA_FULL_TESTS", "1");
+        }
+        process::run(&mut command)
+    })?;
+    step("examples", &mut run_examples)?;
+    println!("\nall passed in {}: {}", duration(start), passed.join(", "));
+    Ok(())
+}
+
+fn duration(start: Instant) -> String {
+    let seconds = start.elapsed().as_secs();
+    if seconds < 60 { format!("{seconds} s") } else { format!("{} min {} s", seconds / 60, seconds % 60) }
+}
+
+/// Whether cargo has the subcommand; both are optional components of a toolchain.
+fn has_component(name: &str) -> bool {
+    let found = cargo::cargo(&[name, "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let found = found.is_ok_and(|status| status.success());
+    if !found {
+        println!("cargo {name} is not installed: skipped");
+    }
+    found
+}
+
+/// Runs every file of `examples/`; those named `remote…` against a cluster.
+fn run_examples() -> Result<(), String> {
+    let folder = cargo::workspace().join("examples");
+    let entries = fs::read_dir(&folder).map_err(|error| format!("cannot read {}: {error}", folder.display()))?;
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter_map(|name| name.strip_suffix(".rs").map(str::to_owned))
+        .collect();
+    names.sort();
+    let (remote, local): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| name.starts_with("remote"));
+    for name in &local {
+        run_example(name)?;
+    }
+    if remote.is_empty() {
+        return Ok(());
+    }
+    let binaries = cargo::build(&["ballista-scheduler", "ballista-executor"])?;
+    let shape = Shape { executors: 2, slots: 1, executor_arg: Vec::new() };
+    let cluster = Cluster::start(&shape, &binaries, Some(EXAMPLE_PORT))?;
+    cluster.run(|_| remote.iter().try_for_each(|name| run_example(name)))
+}
+
+fn run_example(name: &str) -> Result<(), String> {
+    println!("-- {name}");
+    let arguments = ["run", "--quiet", "--package", "ballista-examples", "--example", name];
+    let mut command = cargo::cargo(&arguments);
+    // The examples name their data relative to their own folder.
+    command.current_dir(cargo::workspace().join("examples"));
+    process::run(&mut command)
+}
