@@ -1,2 +1,40 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Submit a plan, follow the job, stream results
+//! The client: plans a query in a DataFusion session, submits it, follows the job and streams its rows.
+//!
+//! A tour:
+//! * [`cluster`]: [`Cluster`], the connections of a session; [`endpoint`]: addresses and tuned channels.
+//! * [`planner`]: [`BallistaQueryPlanner`], which a session plans with; [`state`] installs it.
+//! * [`exec`]: [`DistributedQueryExec`], the leaf that stands for what the cluster computes.
+//! * [`summary`]: progress and figures of a job.
+//! * [`config`]: what an application may add to its `SessionConfig`.
+//! * [`error`]: what can go wrong, with a class.
+//!
+//! *Invariant:* a stream of rows that ends without an error is complete: parts and rows are counted against what the
+//! scheduler reported. Dropping it cancels the job.
+//!
+//! *Invariant:* no query is refused because it cannot be distributed; it runs in this process instead.
+
+pub mod cluster;
+pub mod config;
+mod conform;
+pub mod endpoint;
+pub mod error;
+pub mod exec;
+mod initial;
+mod job;
+mod parts;
+pub mod planner;
+#[cfg(test)]
+mod planner_tests;
+mod split;
+pub mod state;
+pub mod summary;
+
+pub use cluster::{Cluster, SessionLease, SessionObserver};
+pub use config::ClientConfigExt;
+pub use endpoint::SchedulerEndpoint;
+pub use error::ClientError;
+pub use exec::DistributedQueryExec;
+pub use planner::BallistaQueryPlanner;
+pub use state::distributed_state;
+pub use summary::{JobProgress, JobSummary, ProgressListener, job_summary};

@@ -13,10 +13,12 @@ use std::io;
 use std::sync::Arc;
 
 use arrow::error::ArrowError;
-use ballista_core::{ClassifiedError, ErrorClass, InvalidId};
+use ballista_core::{ClassifiedError, ErrorClass, InvalidId, TaskKey};
 use ballista_shuffle::ShuffleError;
 use datafusion::error::DataFusionError;
 use datafusion::parquet::errors::ParquetError;
+
+use crate::wire::ExecutorAddress;
 
 /// Result of an operation of this crate.
 pub type Result<T, E = ExchangeError> = std::result::Result<T, E>;
@@ -27,10 +29,12 @@ pub enum ExchangeError {
     /// Shuffle data of a producer is lost, corrupt, cut short or unreachable.
     #[error("cannot fetch shuffle data from {producer}: {message}")]
     Fetch {
-        /// The producer: `executor@host:port`, and the output where it is known.
+        /// The producer as text: `executor@host:port`, or the output where the executor itself reports it.
         producer: String,
         /// What was seen.
         message: String,
+        /// The producer, as far as the reader knows it.
+        address: Option<Box<ExecutorAddress>>,
     },
     /// A remote peer failed; its class is kept.
     #[error("{0}")]
@@ -77,9 +81,18 @@ pub enum ExchangeError {
 }
 
 impl ExchangeError {
-    /// A [`ExchangeError::Fetch`] naming `producer`.
-    pub fn fetch(producer: impl ToString, message: impl ToString) -> Self {
-        Self::Fetch { producer: producer.to_string(), message: message.to_string() }
+    /// A [`ExchangeError::Fetch`] of data that the executor at `address` should have.
+    pub fn fetch(address: &ExecutorAddress, message: impl ToString) -> Self {
+        Self::Fetch {
+            producer: address.to_string(),
+            message: message.to_string(),
+            address: Some(Box::new(address.clone())),
+        }
+    }
+
+    /// A [`ExchangeError::Fetch`] of an output that this executor should have.
+    pub fn lost(output: &TaskKey, message: impl ToString) -> Self {
+        Self::Fetch { producer: format!("output {output}"), message: message.to_string(), address: None }
     }
 
     /// What the scheduler should do about it.
@@ -180,8 +193,6 @@ fn class_of_any(error: &(dyn Error + 'static)) -> ErrorClass {
         class_of(error)
     } else if let Some(error) = error.downcast_ref::<Arc<DataFusionError>>() {
         class_of(error)
-    } else if let Some(error) = error.downcast_ref::<Box<dyn Error + Send + Sync>>() {
-        class_of_any(error.as_ref())
     } else if let Some(error) = error.downcast_ref::<ArrowError>() {
         match error {
             ArrowError::ExternalError(inner) => class_of_any(inner.as_ref()),
@@ -253,7 +264,13 @@ mod tests {
     use super::*;
 
     fn fetch() -> ExchangeError {
-        ExchangeError::fetch("executor-1@host:1", "gone")
+        let address = ExecutorAddress {
+            executor: ballista_core::ExecutorId::new("executor-1").unwrap(),
+            incarnation: ballista_core::Incarnation(1),
+            host: "host".into(),
+            port: 1,
+        };
+        ExchangeError::fetch(&address, "gone")
     }
 
     #[test]

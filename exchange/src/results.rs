@@ -54,7 +54,7 @@ impl ResultStreams {
     /// Opens the stream of a task. A stream registered earlier under the same key is dropped.
     pub fn register(self: &Arc<Self>, key: TaskKey, schema: SchemaRef) -> ResultSender {
         let (queue, receiver) = mpsc::unbounded_channel();
-        let receiver = ResultReceiver { schema, queue: receiver, ended: false };
+        let receiver = ResultReceiver { schema, queue: receiver };
         self.streams.lock().insert(key.clone(), Entry::Waiting(receiver));
         ResultSender {
             streams: Arc::clone(self),
@@ -158,7 +158,6 @@ impl Drop for ResultSender {
 pub struct ResultReceiver {
     schema: SchemaRef,
     queue: mpsc::UnboundedReceiver<Item>,
-    ended: bool,
 }
 
 /// What a consumer sees next.
@@ -179,13 +178,13 @@ impl ResultReceiver {
     /// The next item; an error if the task failed or went away.
     pub async fn next(&mut self) -> Result<ResultItem> {
         let item = self.queue.recv().await;
-        self.convert(item)
+        Self::convert(item)
     }
 
     /// The next batch if it is there already; never the end.
     pub fn try_next_batch(&mut self, ended: &mut Option<Result<u64>>) -> Option<RecordBatch> {
         let item = self.queue.try_recv().ok()?;
-        match self.convert(Some(item)) {
+        match Self::convert(Some(item)) {
             Ok(ResultItem::Batch(batch)) => Some(batch),
             Ok(ResultItem::End(rows)) => {
                 *ended = Some(Ok(rows));
@@ -198,18 +197,15 @@ impl ResultReceiver {
         }
     }
 
-    fn convert(&mut self, item: Option<Item>) -> Result<ResultItem> {
+    fn convert(item: Option<Item>) -> Result<ResultItem> {
         match item {
-            // The permit is given back here, which lets the task go on.
-            Some(Item::Batch(batch, _)) => Ok(ResultItem::Batch(batch)),
-            Some(Item::End(Ok(rows))) => {
-                self.ended = true;
-                Ok(ResultItem::End(rows))
+            Some(Item::Batch(batch, window)) => {
+                // The task may go on.
+                drop(window);
+                Ok(ResultItem::Batch(batch))
             }
-            Some(Item::End(Err(error))) => {
-                self.ended = true;
-                Err(ExchangeError::Remote(error))
-            }
+            Some(Item::End(Ok(rows))) => Ok(ResultItem::End(rows)),
+            Some(Item::End(Err(error))) => Err(ExchangeError::Remote(error)),
             None => Err(ExchangeError::Remote(ClassifiedError::new(
                 ErrorClass::Infra,
                 "the task went away before its result was complete",

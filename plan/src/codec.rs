@@ -299,7 +299,7 @@ impl PhysicalExtensionCodec for PlanCodec {
         &self,
         buf: &[u8],
         inputs: &[Arc<dyn PhysicalExpr>],
-        ctx: &datafusion::physical_expr::physical_expr::proto_decode::PhysicalExprDecodeCtx<'_>,
+        ctx: &datafusion::physical_expr_common::physical_expr::proto_decode::PhysicalExprDecodeCtx<'_>,
     ) -> Result<Arc<dyn PhysicalExpr>> {
         self.user.try_decode_expr(buf, inputs, ctx)
     }
@@ -308,7 +308,7 @@ impl PhysicalExtensionCodec for PlanCodec {
         &self,
         node: &Arc<dyn PhysicalExpr>,
         buf: &mut Vec<u8>,
-        ctx: &datafusion::physical_expr::physical_expr::proto_encode::PhysicalExprEncodeCtx<'_>,
+        ctx: &datafusion::physical_expr_common::physical_expr::proto_encode::PhysicalExprEncodeCtx<'_>,
     ) -> Result<()> {
         self.user.try_encode_expr(node, buf, ctx)
     }

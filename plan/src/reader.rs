@@ -230,7 +230,7 @@ impl ExecutionPlan for ShuffleReaderExec {
             futures::stream::once(async move {
                 let batches = exchange
                     .client
-                    .fetch_broadcast(&exchange.job, &inputs, broadcast_schema, exchange.memory_tier, &exchange.metrics)
+                    .fetch_broadcast(&inputs, broadcast_schema, &exchange.options)
                     .await?;
                 Ok::<_, DataFusionError>(futures::stream::iter((0..batches.len()).map(move |i| Ok(batches[i].clone()))))
             })
@@ -239,7 +239,7 @@ impl ExecutionPlan for ShuffleReaderExec {
         } else {
             exchange
                 .client
-                .fetch(&inputs, range, Arc::clone(&schema), exchange.memory_tier, Arc::clone(&exchange.metrics))
+                .fetch(&inputs, range, Arc::clone(&schema), &exchange.options)
                 .map_err(DataFusionError::from)
                 .boxed()
         };

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use datafusion::common::JoinType;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder};
-use datafusion::datasource::source::DataSourceExec;
+use datafusion::datasource::source::{DataSource, DataSourceExec};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::async_func::AsyncFuncExec;
@@ -176,7 +176,7 @@ fn restrict_leaf(plan: &Arc<dyn ExecutionPlan>, parts: &[usize]) -> Result<Arc<d
         let picked: Vec<_> = parts.iter().map(|part| memory.partitions()[*part].clone()).collect();
         let source = MemorySourceConfig::try_new(&picked, memory.original_schema(), memory.projection().clone())?
             .try_with_sort_information(memory.sort_information().to_vec())?
-            .with_limit(memory.fetch());
+            .with_limit(DataSource::fetch(memory));
         return Ok(DataSourceExec::from_data_source(source));
     }
     Err(cannot_slice(plan))

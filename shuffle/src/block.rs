@@ -93,13 +93,14 @@ enum WireForm {
     AsIs,
     /// The writer writes data that no row of a slice uses: compact first.
     Compact,
-    /// The writer ignores the offset of unions within lists: copy first.
+    /// The writer ignores the offset of unions within lists, and makes a run of no rows of an empty slice of a run-end
+    /// encoded array: copy first.
     Copy,
 }
 
 impl WireForm {
     fn of(data_type: &DataType) -> Self {
-        if any_type(data_type, &|inner| matches!(inner, DataType::Union(_, _))) {
+        if any_type(data_type, &|inner| matches!(inner, DataType::Union(_, _) | DataType::RunEndEncoded(_, _))) {
             return Self::Copy;
         }
         let wasteful = any_type(data_type, &|inner| {
@@ -263,9 +264,9 @@ impl BlockDecoder {
 
     /// Checks header and body against `crc`, then decodes them to a batch of `rows` rows.
     ///
-    /// Arrays of an uncompressed block point into `body` without a copy, except buffers that are not aligned for
-    /// their type, which Arrow copies; the body of a block from [`BlockEncoder`] or
-    /// [`ShuffleFile`](crate::ShuffleFile) is aligned.
+    /// Arrays of an uncompressed block point into `body` without a copy, if it starts on a multiple of 16, as the body
+    /// of a block from [`BlockEncoder`] or [`ShuffleFile`](crate::ShuffleFile) does. A body that does not, as a rule
+    /// one from the network, is copied once.
     pub fn decode(&mut self, header: &Bytes, body: &Bytes, crc: u32, rows: u64) -> Result<RecordBatch> {
         let actual = block_crc(header, body);
         if actual != crc {
@@ -285,7 +286,7 @@ impl BlockDecoder {
         }
         self.shape.check(&encoded, body.len())?;
 
-        let body = Buffer::from(body.clone());
+        let body = aligned(body);
         let version = message.version();
         let decoder =
             RecordBatchDecoder::try_new(&body, encoded, Arc::clone(&self.wire), &self.no_dictionaries, &version)
@@ -310,6 +311,16 @@ impl BlockDecoder {
     /// As [`Self::decode`].
     pub fn decode_block(&mut self, block: &Block) -> Result<RecordBatch> {
         self.decode(&block.header, &block.body, block.crc, block.rows)
+    }
+}
+
+/// The body as an Arrow buffer; copied if it does not start where every type may be read. Arrow realigns most arrays
+/// by itself, but panics on unions.
+fn aligned(body: &Bytes) -> Buffer {
+    if (body.as_ptr() as usize).is_multiple_of(align_of::<i128>()) {
+        Buffer::from(body.clone())
+    } else {
+        Buffer::from(body.as_ref())
     }
 }
 

@@ -13,12 +13,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, GenericByteViewArray, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, GenericByteViewArray, MutableArrayData, UInt32Array, make_array};
 use arrow::buffer::{Buffer, NullBuffer, ScalarBuffer};
 use arrow::compute::take;
 use arrow::datatypes::{BinaryViewType, ByteViewType, DataType, StringViewType};
 
 use crate::compact::{long_length, own_shared, view_buffer, view_offset};
+use crate::dictionary::any_type;
 use crate::error::{ArrowContext, Result};
 
 /// Text of one gathered view array that is kept in a single buffer; views address at most 2 GiB.
@@ -29,9 +30,26 @@ pub(crate) fn gather(column: &ArrayRef, indices: &UInt32Array) -> Result<ArrayRe
     match column.data_type() {
         DataType::Utf8View => gather_views(column.as_byte_view::<StringViewType>(), indices),
         DataType::BinaryView => gather_views(column.as_byte_view::<BinaryViewType>(), indices),
-        // `take` returns a slice of a null array, which owns nothing.
+        nested if nested.is_nested() && any_type(nested, &needs_copy) => {
+            own_shared(&gather_by_copy(column, indices)?)
+        }
         _ => own_shared(&take(column.as_ref(), indices, None).context("gather rows")?),
     }
+}
+
+/// What `take` does not do as needed here: it derives the length of lists of fixed size from their items, of which
+/// size 0 has none; and it keeps all items of list views.
+fn needs_copy(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::FixedSizeList(_, 0) | DataType::ListView(_) | DataType::LargeListView(_))
+}
+
+fn gather_by_copy(column: &ArrayRef, indices: &UInt32Array) -> Result<ArrayRef> {
+    let data = column.to_data();
+    let mut copy = MutableArrayData::new(vec![&data], false, indices.len());
+    for &row in indices.values() {
+        copy.try_extend(0, row as usize, row as usize + 1).context("gather rows")?;
+    }
+    Ok(make_array(copy.freeze()))
 }
 
 fn gather_views<T: ByteViewType>(source: &GenericByteViewArray<T>, indices: &UInt32Array) -> Result<ArrayRef> {

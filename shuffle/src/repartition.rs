@@ -23,9 +23,10 @@ use std::sync::Arc;
 use arrow::array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::buffer::ScalarBuffer;
 use arrow::compute::concat;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 
 use crate::compact::{compact, used_bytes};
+use crate::dictionary::contains_narrow_dictionary;
 use crate::error::{ArrowContext, Result, ShuffleError};
 use crate::gather::gather;
 
@@ -56,6 +57,8 @@ pub struct BatchPartitioner {
     schema: SchemaRef,
     num_partitions: usize,
     target_bytes: usize,
+    /// Arrow panics when nested dictionaries that it concatenates run out of keys.
+    batches_stay_apart: bool,
     batches: Vec<RecordBatch>,
     ids: Vec<u32>,
     bytes: usize,
@@ -65,7 +68,12 @@ impl BatchPartitioner {
     /// Scatters batches of `schema` over `num_partitions` buckets (0 counts as 1). The buffer is emptied once it holds
     /// `target_bytes_per_buffer` bytes; about 100 KiB per bucket make good blocks, 1 MiB is the least that makes sense.
     pub fn new(schema: SchemaRef, num_partitions: usize, target_bytes_per_buffer: usize) -> Self {
+        let batches_stay_apart = schema.fields().iter().any(|field| {
+            let data_type = field.data_type();
+            !matches!(data_type, DataType::Dictionary(_, _)) && contains_narrow_dictionary(data_type)
+        });
         Self {
+            batches_stay_apart,
             schema,
             num_partitions: num_partitions.max(1),
             target_bytes: target_bytes_per_buffer.min(MAX_BUFFER_BYTES),
@@ -147,16 +155,17 @@ impl BatchPartitioner {
         if ids.is_empty() {
             return Ok(());
         }
-        let columns = match concat_columns(batches) {
-            Ok(columns) => columns,
+        let columns = if batches.len() > 1 && self.batches_stay_apart { None } else { Some(concat_columns(batches)) };
+        let columns = match columns {
+            Some(Ok(columns)) => columns,
+            Some(Err(error)) if batches.len() == 1 => return Err(error),
             // Dictionaries with narrow keys may not fit into one: take fewer batches at a time.
-            Err(_) if batches.len() > 1 => {
+            _ => {
                 let (left, right) = batches.split_at(batches.len() / 2);
                 let left_rows: usize = left.iter().map(RecordBatch::num_rows).sum();
                 self.scatter(left, &ids[..left_rows], out)?;
                 return self.scatter(right, &ids[left_rows..], out);
             }
-            Err(error) => return Err(error),
         };
         let (order, ends) = sort_by_bucket(ids, self.num_partitions);
         let mut start = 0;
@@ -216,7 +225,7 @@ fn sort_by_bucket(ids: &[u32], num_partitions: usize) -> (ScalarBuffer<u32>, Vec
 #[cfg(test)]
 mod tests {
     use arrow::array::{DictionaryArray, Int64Array, StringViewArray};
-    use arrow::datatypes::{DataType, Field, Int8Type, Schema};
+    use arrow::datatypes::{Field, Int8Type, Schema};
 
     use super::*;
 

@@ -2,7 +2,8 @@
 //! `cargo xtask test`: everything that a change must pass, cheapest first; the first failure ends it.
 
 use std::fs;
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use clap::Args;
@@ -33,6 +34,7 @@ pub fn run(options: &Options) -> Result<(), String> {
         Ok::<(), String>(())
     };
 
+    step("one build", &mut cargo::check_features)?;
     if has_component("fmt") {
         step("format", &mut || process::run(&mut cargo::cargo(&["fmt", "--all", "--check"])))?;
     }
@@ -77,23 +79,21 @@ fn run_examples() -> Result<(), String> {
         .collect();
     names.sort();
     let (remote, local): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| name.starts_with("remote"));
+    let binaries = cargo::build_examples()?;
     for name in &local {
-        run_example(name)?;
+        run_example(&binaries, name)?;
     }
     if remote.is_empty() {
         return Ok(());
     }
-    let binaries = cargo::build(&["ballista-scheduler", "ballista-executor"])?;
+    let daemons = cargo::build(&["ballista-scheduler", "ballista-executor"])?;
     let shape = Shape { executors: 2, slots: 1, executor_arg: Vec::new() };
-    let cluster = Cluster::start(&shape, &binaries, Some(EXAMPLE_PORT))?;
-    cluster.run(|_| remote.iter().try_for_each(|name| run_example(name)))
+    let cluster = Cluster::start(&shape, &daemons, Some(EXAMPLE_PORT))?;
+    cluster.run(|_| remote.iter().try_for_each(|name| run_example(&binaries, name)))
 }
 
-fn run_example(name: &str) -> Result<(), String> {
+fn run_example(binaries: &Path, name: &str) -> Result<(), String> {
     println!("-- {name}");
-    let arguments = ["run", "--quiet", "--package", "ballista-examples", "--example", name];
-    let mut command = cargo::cargo(&arguments);
     // The examples name their data relative to their own folder.
-    command.current_dir(cargo::workspace().join("examples"));
-    process::run(&mut command)
+    process::run(Command::new(binaries.join(name)).current_dir(cargo::workspace().join("examples")))
 }

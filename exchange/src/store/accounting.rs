@@ -72,6 +72,12 @@ impl Held {
         self.counters.memory.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// Gives `bytes` back.
+    pub(crate) fn shrink(&self, bytes: usize) {
+        self.reservation.shrink(bytes);
+        self.counters.memory.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     /// Everything held so far; nothing stays here.
     pub(crate) fn take(&mut self) -> Self {
         Self {

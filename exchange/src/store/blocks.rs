@@ -4,6 +4,9 @@
 //! Batches of a bucket may be small (many buckets) or large (one bucket). Small neighbours are joined and large ones
 //! cut until a block is about [`TARGET_BLOCK_BYTES`].
 //!
+//! Batches of narrow dictionaries (keys below 32 bits) are not joined: together they may have more values than their
+//! keys can address.
+//!
 //! **Invariant:** the cut depends on the batches alone, neither on the compression nor on who asks, and one piece
 //! makes exactly one block. So the n-th block of an output holds the same rows whether it is encoded for a reader
 //! while in memory or was written to the file by an eviction: a reader's position stays valid when the output moves
@@ -11,6 +14,7 @@
 
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
+use arrow::datatypes::{DataType, Schema};
 use ballista_shuffle::{Block, BlockEncoder, TARGET_BLOCK_BYTES, used_bytes};
 
 use crate::error::{ExchangeError, Result};
@@ -26,12 +30,14 @@ pub(crate) struct Piece {
 
 /// Cuts the batches of one bucket into the pieces of its blocks.
 pub(crate) fn cut(batches: &[RecordBatch]) -> Vec<Piece> {
+    let Some(first) = batches.first() else { return Vec::new() };
+    let join_up_to = if has_narrow_dictionary(&first.schema()) { 0 } else { TARGET_BLOCK_BYTES };
     let mut pieces = Vec::new();
     let mut joined = Piece { first: 0, count: 0, rows: None };
     let mut joined_bytes = 0;
     for (index, batch) in batches.iter().enumerate() {
         let bytes = used_bytes(batch);
-        if joined.count > 0 && joined_bytes + bytes > TARGET_BLOCK_BYTES {
+        if joined.count > 0 && joined_bytes + bytes > join_up_to {
             pieces.push(joined);
             joined.count = 0;
         }
@@ -56,6 +62,25 @@ pub(crate) fn cut(batches: &[RecordBatch]) -> Vec<Piece> {
         pieces.push(joined);
     }
     pieces
+}
+
+fn has_narrow_dictionary(schema: &Schema) -> bool {
+    fn narrow(data_type: &DataType) -> bool {
+        match data_type {
+            DataType::Dictionary(key, value) => key.primitive_width().is_some_and(|width| width < 4) || narrow(value),
+            DataType::List(field)
+            | DataType::LargeList(field)
+            | DataType::ListView(field)
+            | DataType::LargeListView(field)
+            | DataType::FixedSizeList(field, _)
+            | DataType::Map(field, _) => narrow(field.data_type()),
+            DataType::Struct(fields) => fields.iter().any(|field| narrow(field.data_type())),
+            DataType::Union(fields, _) => fields.iter().any(|(_, field)| narrow(field.data_type())),
+            DataType::RunEndEncoded(_, values) => narrow(values.data_type()),
+            _ => false,
+        }
+    }
+    schema.fields().iter().any(|field| narrow(field.data_type()))
 }
 
 /// Encodes one piece as one block.

@@ -57,7 +57,26 @@ impl ShuffleStore {
         true
     }
 
-    /// The largest output in memory that can be written and is not being written, claimed by `claim`.
+    /// Moves every finished output that is in memory to its file, for instance before this executor is drained.
+    /// Returns how many are in files that were not before.
+    pub async fn evict_all(&self) -> usize {
+        let in_memory = || -> Vec<_> {
+            let catalog = self.catalog.lock();
+            catalog.outputs.values().filter(|output| output.memory_bytes() > 0).cloned().collect()
+        };
+        let before = in_memory();
+        loop {
+            let mut freed = std::pin::pin!(self.counters.freed.notified());
+            freed.as_mut().enable();
+            if !self.evict(usize::MAX) {
+                break;
+            }
+            freed.await;
+        }
+        before.iter().filter(|output| output.memory_bytes() == 0).count()
+    }
+
+    /// The largest output in memory that no eviction has taken yet.
     fn next_victim(&self) -> Option<Arc<Output>> {
         let catalog = self.catalog.lock();
         let victims = catalog.outputs.values().filter(|output| output.is_evictable());
@@ -70,7 +89,7 @@ impl ShuffleStore {
         let written = tokio::task::spawn_blocking(move || -> Result<FileTier> {
             let path = store.work_dir.output_path(victim.key());
             let written = file::write(&path, victim.key(), victim.schema(), victim.compression(), vec![], &memory.buckets)?;
-            FileTier::open(written, path, victim.key(), &store.counters)
+            FileTier::open(written, path, victim.key(), victim.buckets(), &store.counters)
         });
         match written.await.map_err(Into::into).and_then(|result| result) {
             // The snapshot that was written dies here, and with it the memory, unless a reader holds it too.
@@ -92,19 +111,25 @@ fn current() -> Option<Handle> {
 
 async fn evict_to_level(store: Arc<ShuffleStore>) {
     let mut writes = JoinSet::new();
+    // What is being written counts as gone.
+    let mut under_way = 0;
     loop {
-        // What is being written counts as gone.
-        let mut under_way = 0;
         while writes.len() < store.eviction.parallel
             && store.counters.memory().saturating_sub(under_way) > store.eviction.level.load(Ordering::Acquire)
             && let Some(victim) = store.next_victim()
         {
-            under_way += victim.memory_bytes();
+            let bytes = victim.memory_bytes();
+            under_way += bytes;
             victim.claim();
-            writes.spawn(Arc::clone(&store).evict_output(victim));
+            let write = Arc::clone(&store).evict_output(victim);
+            writes.spawn(async move {
+                write.await;
+                bytes
+            });
         }
-        if writes.join_next().await.is_none() {
-            break;
+        match writes.join_next().await {
+            Some(written) => under_way -= written.unwrap_or(under_way),
+            None => break,
         }
         store.counters.freed.notify_waiters();
     }

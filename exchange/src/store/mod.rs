@@ -43,7 +43,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use arrow::datatypes::SchemaRef;
-use ballista_core::config::Compression;
 use ballista_core::{Incarnation, JobId, StageId, TaskKey};
 use datafusion::execution::memory_pool::{MemoryLimit, MemoryPool};
 use parking_lot::Mutex;

@@ -2,7 +2,7 @@
 //! A finished output, in memory or in its file.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::RecordBatch;
@@ -13,6 +13,7 @@ use ballista_shuffle::ShuffleFile;
 use parking_lot::RwLock;
 
 use super::accounting::{Counters, Disk, Held};
+use super::blocks::{self, Piece};
 use super::file;
 use super::work_dir::OwnedFile;
 use crate::error::Result;
@@ -42,12 +43,20 @@ pub enum Tier {
 #[derive(Debug)]
 pub struct MemoryTier {
     pub(crate) buckets: Vec<Vec<RecordBatch>>,
+    /// How each bucket is cut into blocks, once somebody has asked.
+    pieces: Vec<OnceLock<Vec<Piece>>>,
     held: Held,
 }
 
 impl MemoryTier {
     pub(super) fn new(buckets: Vec<Vec<RecordBatch>>, held: Held) -> Self {
-        Self { buckets, held: held.seal() }
+        let pieces = buckets.iter().map(|_| OnceLock::new()).collect();
+        Self { buckets, pieces, held: held.seal() }
+    }
+
+    /// The blocks of a bucket.
+    pub(super) fn pieces(&self, bucket: usize) -> &[Piece] {
+        self.pieces.get(bucket).map_or(&[], |pieces| pieces.get_or_init(|| blocks::cut(&self.buckets[bucket])))
     }
 
     /// The batches of a bucket; none for a bucket that does not exist.
@@ -66,10 +75,16 @@ pub struct FileTier {
 
 impl FileTier {
     /// Opens a file just written.
-    pub(super) fn open(bytes: u64, path: PathBuf, key: &TaskKey, counters: &Arc<Counters>) -> Result<Self> {
+    pub(super) fn open(
+        bytes: u64,
+        path: PathBuf,
+        key: &TaskKey,
+        buckets: usize,
+        counters: &Arc<Counters>,
+    ) -> Result<Self> {
         let owned = OwnedFile(path);
         let disk = Disk::new(counters, bytes);
-        let file = file::open(&owned.0, key)?;
+        let file = file::open(&owned.0, key, buckets)?;
         Ok(Self { file, _owned: owned, _disk: disk })
     }
 }

@@ -239,10 +239,11 @@ impl OutputWriter {
             let compression = self.options.compression;
             let file = tokio::task::spawn_blocking(move || -> Result<FileTier> {
                 let path = store.work_dir.output_path(&key);
+                let count = buckets.len();
                 let bytes = file::write(&path, &key, &schema, compression, segments, &buckets)?;
                 drop(buckets);
                 drop(held);
-                FileTier::open(bytes, path, &key, &store.counters)
+                FileTier::open(bytes, path, &key, count, &store.counters)
             });
             Tier::File(Arc::new(file.await??))
         };

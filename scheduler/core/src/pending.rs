@@ -16,7 +16,7 @@ struct Local {
 }
 
 /// Waiting partitions. **Invariants**: `plain` and `wanted` are disjoint; lists in `local` may still name partitions
-/// that are gone, and are cleaned when they are read.
+/// that are gone, and are cleaned when they are read or when nothing waits.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
     /// Nobody holds input of these.
@@ -84,6 +84,7 @@ impl Pending {
         if list.is_empty() {
             self.local.remove(&life);
         }
+        self.forget_if_empty();
         taken
     }
 
@@ -91,7 +92,16 @@ impl Pending {
     pub(crate) fn take_any(&mut self, count: usize) -> Vec<u32> {
         let plain = std::iter::from_fn(|| self.plain.pop_first());
         let wanted = std::iter::from_fn(|| self.wanted.pop_first());
-        plain.chain(wanted).take(count).collect()
+        let taken = plain.chain(wanted).take(count).collect();
+        self.forget_if_empty();
+        taken
+    }
+
+    /// Locality is of no use once nothing waits.
+    fn forget_if_empty(&mut self) {
+        if self.is_empty() {
+            self.local.clear();
+        }
     }
 
     /// Bytes of input per executor, over all waiting partitions.

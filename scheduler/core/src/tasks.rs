@@ -45,9 +45,12 @@ impl State {
         let held = self.executors.get(life).and_then(|executor| executor.running.get(key)).copied();
         let job = self.by_id.get(&key.job).and_then(|seq| self.jobs.get_mut(seq));
         let stage = job.and_then(|job| job.stages.get_mut(&key.stage));
+        if stage.as_ref().is_some_and(|stage| !stage.is_final) {
+            return;
+        }
         if held.is_some_and(|held| !held.cancelled) {
-            let Some(stage) = stage.filter(|stage| stage.is_final) else { return };
-            if let Some(running) = stage.running(key).filter(|running| !running.streaming) {
+            let running = stage.and_then(|stage| stage.running(key));
+            if let Some(running) = running.filter(|running| !running.streaming) {
                 running.streaming = true;
                 self.stream_ready(life, key, out);
             }

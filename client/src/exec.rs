@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+//! [`DistributedQueryExec`]: the leaf of a client's plan whose rows a cluster computes.
+//!
+//! Every execution submits one job, at the first poll of its stream. Dropping the stream cancels the job.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use ballista_core::PROTOCOL_VERSION;
+use ballista_proto as proto;
+use bytes::Bytes;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::TaskContext;
+use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, Partitioning, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::{
+    Boundedness, EmissionType, ReplaceChildrenOptions, SchedulingType,
+};
+use datafusion::physical_plan::metrics::{
+    BaselineMetrics, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet, RecordOutput,
+};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream,
+};
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use parking_lot::Mutex;
+
+use crate::cluster::{Cluster, SessionLease};
+use crate::config::progress_listener;
+use crate::job::{JobContext, OnFinished, submit};
+use crate::summary::JobSummary;
+
+/// Runs a plan on a cluster. One partition; rows in the plan's order, if it has one.
+pub struct DistributedQueryExec {
+    cluster: Arc<Cluster>,
+    plan: Bytes,
+    settings: Arc<[proto::Setting]>,
+    session_id: String,
+    _session: Option<SessionLease>,
+    properties: Arc<PlanProperties>,
+    metrics: ExecutionPlanMetricsSet,
+    summary: Arc<Mutex<Option<JobSummary>>>,
+}
+
+/// What travels with a query.
+pub(crate) struct Query {
+    /// The encoded plan.
+    pub(crate) plan: Bytes,
+    pub(crate) settings: Arc<[proto::Setting]>,
+    /// Schema of the plan.
+    pub(crate) schema: SchemaRef,
+    /// Order of its rows.
+    pub(crate) ordering: Option<LexOrdering>,
+    /// Under which the cluster knows the session.
+    pub(crate) session_id: String,
+    pub(crate) session: Option<SessionLease>,
+}
+
+impl DistributedQueryExec {
+    pub(crate) fn new(cluster: Arc<Cluster>, query: Query) -> Self {
+        let equivalences = EquivalenceProperties::new_with_orderings(query.schema, query.ordering);
+        let partitioning = Partitioning::UnknownPartitioning(1);
+        let properties =
+            PlanProperties::new(equivalences, partitioning, EmissionType::Incremental, Boundedness::Bounded)
+                .with_scheduling_type(SchedulingType::Cooperative);
+        Self {
+            cluster,
+            plan: query.plan,
+            settings: query.settings,
+            session_id: query.session_id,
+            _session: query.session,
+            properties: Arc::new(properties),
+            metrics: ExecutionPlanMetricsSet::new(),
+            summary: Arc::default(),
+        }
+    }
+
+    /// Figures of the last job that this plan ran as, once it has ended well.
+    pub fn summary(&self) -> Option<JobSummary> {
+        self.summary.lock().clone()
+    }
+
+    fn request(&self) -> proto::ExecuteRequest {
+        proto::ExecuteRequest {
+            protocol_version: PROTOCOL_VERSION,
+            datafusion_version: datafusion::DATAFUSION_VERSION.to_owned(),
+            session_id: self.session_id.clone(),
+            plan: self.plan.clone(),
+            settings: self.settings.to_vec(),
+        }
+    }
+
+    fn on_finished(&self) -> OnFinished {
+        let metrics = self.metrics.clone();
+        let summary = Arc::clone(&self.summary);
+        Box::new(move |finished| {
+            let count = |name, value| MetricBuilder::new(&metrics).global_counter(name).add(value);
+            count("stages", finished.stages as usize);
+            count("tasks", finished.tasks as usize);
+            count("bytes_exchanged", finished.bytes_exchanged as usize);
+            *summary.lock() = Some(finished);
+        })
+    }
+}
+
+impl fmt::Debug for DistributedQueryExec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DistributedQueryExec").field("cluster", &self.cluster.name()).finish_non_exhaustive()
+    }
+}
+
+impl DisplayAs for DistributedQueryExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
+        write!(f, "DistributedQueryExec: cluster={}", self.cluster.name())?;
+        if let Some(ordering) = self.properties.output_ordering() {
+            write!(f, ", ordering=[{ordering}]")?;
+        }
+        Ok(())
+    }
+}
+
+impl ExecutionPlan for DistributedQueryExec {
+    fn name(&self) -> &str {
+        "DistributedQueryExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        _: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(self)
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        if partition != 0 {
+            return Err(DataFusionError::Internal(format!("a distributed query has no partition {partition}")));
+        }
+        let schema = self.schema();
+        let job = JobContext {
+            cluster: Arc::clone(&self.cluster),
+            schema: Arc::clone(&schema),
+            listener: progress_listener(context.session_config()),
+            on_finished: self.on_finished(),
+        };
+        let baseline = BaselineMetrics::new(&self.metrics, partition);
+        let rows = submit(self.request(), job).into_stream().try_flatten();
+        let rows = rows.map(move |batch| batch.record_output(&baseline));
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+}

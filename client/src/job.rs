@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+//! One job as the client sees it: the stream of its events, turned into the stream of its rows.
+//!
+//! The call to the scheduler stays open until the last row has been handed on; dropping it earlier cancels the job.
+//! The end of the rows is an end only after the scheduler's figures were checked against what arrived.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use ballista_core::{ClassifiedError, ErrorClass};
+use ballista_exchange::status::from_status;
+use ballista_proto as proto;
+use datafusion::error::{DataFusionError, Result};
+use futures::{FutureExt, Stream, StreamExt};
+use tokio::time::Sleep;
+use tonic::{Status, Streaming};
+
+use crate::cluster::Cluster;
+use crate::conform::conform;
+use crate::error::{ClientError, of_job, root_cause};
+use crate::parts::{Parts, open};
+use crate::summary::{JobProgress, JobSummary, ProgressListener};
+
+/// How long an error of a result stream waits for the scheduler's verdict, which knows the cause.
+const VERDICT_WAIT: Duration = Duration::from_secs(2);
+
+/// Called once, when a job has ended well.
+pub(crate) type OnFinished = Box<dyn FnOnce(JobSummary) + Send>;
+
+/// What a job's stream needs besides the call.
+pub(crate) struct JobContext {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) schema: SchemaRef,
+    pub(crate) listener: Option<Arc<dyn ProgressListener>>,
+    pub(crate) on_finished: OnFinished,
+}
+
+/// Submits a query. Nothing happens before the first poll of the returned future.
+pub(crate) async fn submit(request: proto::ExecuteRequest, context: JobContext) -> Result<JobStream> {
+    let mut scheduler = context.cluster.scheduler();
+    let call = scheduler.execute(request).await;
+    let events = call.map_err(|status| error_of_call(context.cluster.name(), &status))?.into_inner();
+    Ok(JobStream {
+        events: Some(events),
+        cluster: context.cluster,
+        schema: context.schema,
+        listener: context.listener,
+        on_finished: Some(context.on_finished),
+        job: None,
+        parts: Parts::default(),
+        parts_received: 0,
+        rows_received: 0,
+        finished: None,
+        broken: None,
+    })
+}
+
+fn error_of_call(scheduler: &str, status: &Status) -> DataFusionError {
+    match from_status(status) {
+        Some(failure) => of_job(failure),
+        None => ClientError::of_call(scheduler, status).into(),
+    }
+}
+
+/// The rows of a running job.
+pub(crate) struct JobStream {
+    /// `None` after their end.
+    events: Option<Streaming<proto::JobEvent>>,
+    cluster: Arc<Cluster>,
+    schema: SchemaRef,
+    listener: Option<Arc<dyn ProgressListener>>,
+    on_finished: Option<OnFinished>,
+    job: Option<String>,
+    parts: Parts,
+    parts_received: u32,
+    rows_received: u64,
+    finished: Option<proto::JobFinished>,
+    /// A result stream broke; until the time is up, the scheduler may say why.
+    broken: Option<(DataFusionError, Pin<Box<Sleep>>)>,
+}
+
+impl JobStream {
+    fn job(&self) -> String {
+        self.job.clone().unwrap_or_else(|| "?".to_owned())
+    }
+
+    /// Takes in what the scheduler has said.
+    fn poll_events(&mut self, cx: &mut Context<'_>) -> Result<()> {
+        while let Some(events) = &mut self.events {
+            match events.poll_next_unpin(cx) {
+                Poll::Pending => break,
+                Poll::Ready(Some(Ok(event))) => self.take(event)?,
+                Poll::Ready(Some(Err(status))) if self.finished.is_none() => {
+                    self.events = None;
+                    return Err(match from_status(&status) {
+                        Some(failure) => of_job(failure),
+                        None => self.lost(root_cause(&status)),
+                    });
+                }
+                Poll::Ready(None) if self.finished.is_none() => {
+                    self.events = None;
+                    return Err(self.lost("the stream of its events ended".into()));
+                }
+                // After the job's end only the result streams matter.
+                Poll::Ready(_) => self.events = None,
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, event: proto::JobEvent) -> Result<()> {
+        use proto::job_event::Event;
+        match event.event {
+            Some(Event::Accepted(accepted)) => {
+                tracing::debug!(job = accepted.job, scheduler = self.cluster.name(), "job accepted");
+                self.job = Some(accepted.job);
+            }
+            Some(Event::Progress(progress)) => {
+                if let Some(listener) = &self.listener {
+                    listener.progress(&JobProgress::new(&self.job(), &progress));
+                }
+            }
+            Some(Event::Result(part)) => {
+                self.parts_received += 1;
+                let order = part.ordered.then_some(part.order);
+                self.parts.add(order, open(Arc::clone(&self.cluster), part, Arc::clone(&self.schema)));
+            }
+            Some(Event::Finished(finished)) => {
+                self.check("parts", u64::from(self.parts_received), u64::from(finished.parts))?;
+                self.parts.complete();
+                self.finished = Some(finished);
+            }
+            Some(Event::Failed(failure)) => {
+                let class = ErrorClass::from_code(failure.class);
+                return Err(of_job(ClassifiedError::new(class, failure.message)));
+            }
+            None => {
+                let scheduler = self.cluster.name().to_owned();
+                return Err(ClientError::Protocol { scheduler, what: "an unknown event" }.into());
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_rows(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<RecordBatch>>> {
+        if let Some((_, time_is_up)) = &mut self.broken {
+            if self.events.is_some() && time_is_up.poll_unpin(cx).is_pending() {
+                return Poll::Pending;
+            }
+            return Poll::Ready(self.broken.take().map(|(error, _)| Err(error)));
+        }
+        match std::task::ready!(self.parts.poll_next(cx)) {
+            Some(Ok(batch)) => {
+                self.rows_received += batch.num_rows() as u64;
+                Poll::Ready(Some(conform(batch, &self.schema)))
+            }
+            Some(Err(error)) => {
+                self.broken = Some((error, Box::pin(tokio::time::sleep(VERDICT_WAIT))));
+                self.poll_rows(cx)
+            }
+            None => Poll::Ready(self.finish().err().map(Err)),
+        }
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        let Some(finished) = self.finished.take() else { return Ok(()) };
+        self.events = None;
+        self.check("rows", self.rows_received, finished.rows)?;
+        if let Some(on_finished) = self.on_finished.take() {
+            on_finished(JobSummary {
+                job_id: self.job(),
+                stages: finished.stages,
+                tasks: finished.tasks,
+                bytes_exchanged: finished.bytes_exchanged,
+                rows: finished.rows,
+            });
+        }
+        Ok(())
+    }
+
+    fn check(&self, what: &'static str, received: u64, expected: u64) -> Result<()> {
+        if received == expected {
+            return Ok(());
+        }
+        Err(ClientError::Incomplete { job: self.job(), what, received, expected }.into())
+    }
+
+    fn lost(&self, reason: String) -> DataFusionError {
+        ClientError::Lost { scheduler: self.cluster.name().to_owned(), job: self.job(), reason }.into()
+    }
+}
+
+impl Stream for JobStream {
+    type Item = Result<RecordBatch>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Err(error) = self.poll_events(cx) {
+            // The scheduler's word is final; what a result stream said before was a consequence.
+            self.events = None;
+            self.broken = None;
+            self.parts = Parts::default();
+            self.parts.complete();
+            return Poll::Ready(Some(Err(error)));
+        }
+        self.poll_rows(cx)
+    }
+}

@@ -1,0 +1,194 @@
+// SPDX-License-Identifier: Apache-2.0
+//! [`BallistaQueryPlanner`]: plans a query in the client and puts the cluster in the place of everything that can
+//! leave it.
+//!
+//! ```text
+//!   logical plan ── the session's own planner ──► initial physical plan
+//!                                                   │ encode
+//!        sink, EXPLAIN ANALYZE                      ▼
+//!                └──────────────────────► DistributedQueryExec
+//! ```
+//!
+//! Tables are listed and in-memory data is read here, so that only physical nodes have to be known to the cluster.
+//! Physical optimisation happens on the scheduler, which knows the cluster. What cannot be encoded is run here.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use ballista_plan::config::settings_of;
+use ballista_proto as proto;
+use bytes::Bytes;
+use datafusion::catalog::Session;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::config::ConfigOptions;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::context::QueryPlanner;
+use datafusion::logical_expr::{LogicalPlan, WriteOp};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::analyze::AnalyzeExec;
+use parking_lot::Mutex;
+
+use crate::cluster::Cluster;
+use crate::config::plan_codec;
+use crate::endpoint::PLAN_BYTES;
+use crate::exec::{DistributedQueryExec, Query};
+use crate::initial::{PlanningSession, initial_plan};
+use crate::split::{Sink, global_ordering, stack_for, with_children};
+
+/// A session's planner: distributes what can be, leaves the rest to the planner that the session had before.
+#[derive(Debug)]
+pub struct BallistaQueryPlanner {
+    cluster: Arc<Cluster>,
+    inner: Arc<dyn QueryPlanner + Send + Sync>,
+    settings: Mutex<Option<Settings>>,
+}
+
+/// The settings as sent with every query, made again only when the session's options are others.
+#[derive(Debug)]
+struct Settings {
+    options: Arc<ConfigOptions>,
+    list: Arc<[proto::Setting]>,
+}
+
+/// Why a query is run in the client.
+struct Unshippable(DataFusionError);
+
+impl BallistaQueryPlanner {
+    /// Plans for `cluster` with `inner`, usually the session's present planner.
+    pub fn new(cluster: Arc<Cluster>, inner: Arc<dyn QueryPlanner + Send + Sync>) -> Self {
+        let any: &dyn std::any::Any = inner.as_ref();
+        // A session that moves to another cluster must not plan for both.
+        let inner = match any.downcast_ref::<Self>() {
+            Some(ballista) => Arc::clone(&ballista.inner),
+            None => inner,
+        };
+        Self { cluster, inner, settings: Mutex::default() }
+    }
+
+    /// The cluster that queries go to.
+    pub fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
+    }
+
+    fn settings(&self, session: &dyn Session) -> Arc<[proto::Setting]> {
+        let options = session.config().options();
+        let mut cached = self.settings.lock();
+        if let Some(settings) = cached.as_ref().filter(|settings| Arc::ptr_eq(&settings.options, options)) {
+            return Arc::clone(&settings.list);
+        }
+        let settings = settings_of(session.config());
+        let list: Arc<[_]> = settings.into_iter().map(|(key, value)| proto::Setting { key, value }).collect();
+        *cached = Some(Settings { options: Arc::clone(options), list: Arc::clone(&list) });
+        list
+    }
+
+    /// Replaces what can leave the client of `planned`, whose initial plan is at the root or just below.
+    fn distribute(
+        &self,
+        planned: Arc<dyn ExecutionPlan>,
+        logical: &LogicalPlan,
+        session: &dyn Session,
+    ) -> Result<Result<Arc<dyn ExecutionPlan>, Unshippable>> {
+        if planned.downcast_ref::<AnalyzeExec>().is_some() {
+            let input = planned.children().first().map(|input| Arc::clone(input));
+            let input = input.ok_or_else(|| DataFusionError::Internal("EXPLAIN ANALYZE of nothing".into()))?;
+            let analyzed = logical.inputs().first().copied().unwrap_or(logical);
+            return match self.distribute(input, analyzed, session)? {
+                Ok(input) => Ok(Ok(with_children(planned, vec![input])?)),
+                Err(unshippable) => Ok(Err(unshippable)),
+            };
+        }
+        let plan = initial_plan(&planned).cloned().unwrap_or(planned);
+        match Sink::of(&plan, matches!(logical, LogicalPlan::Dml(_) | LogicalPlan::Copy(_)))? {
+            None => Ok(self.ship(&plan, session)),
+            Some(sink) => match self.ship(sink.input(), session) {
+                Ok(input) => Ok(Ok(optimize(sink.over(input)?, session)?)),
+                Err(unshippable) => Ok(Err(unshippable)),
+            },
+        }
+    }
+
+    fn ship(
+        &self,
+        plan: &Arc<dyn ExecutionPlan>,
+        session: &dyn Session,
+    ) -> Result<Arc<dyn ExecutionPlan>, Unshippable> {
+        let codec = plan_codec(session.config());
+        let bytes: Bytes = stack_for(plan, || codec.encode(plan)).map_err(Unshippable)?;
+        if bytes.len() > PLAN_BYTES {
+            let text = format!("the plan with its in-memory tables takes {} MiB", bytes.len() >> 20);
+            return Err(Unshippable(DataFusionError::Plan(text)));
+        }
+        let (session_id, lease) = self.cluster.observe(session);
+        let query = Query {
+            plan: bytes,
+            settings: self.settings(session),
+            schema: plan.schema(),
+            ordering: global_ordering(plan),
+            session_id,
+            session: lease,
+        };
+        Ok(Arc::new(DistributedQueryExec::new(Arc::clone(&self.cluster), query)))
+    }
+}
+
+#[async_trait]
+impl QueryPlanner for BallistaQueryPlanner {
+    async fn create_physical_plan(
+        &self,
+        logical: &LogicalPlan,
+        session: &dyn Session,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        if stays_here(logical)? {
+            return self.inner.create_physical_plan(logical, session).await;
+        }
+        let planned = PlanningSession::new(session, Arc::clone(&self.inner)).plan(logical).await?;
+        match self.distribute(planned, logical, session)? {
+            Ok(plan) => Ok(plan),
+            Err(Unshippable(reason)) => {
+                tracing::info!(
+                    cluster = self.cluster.name(),
+                    reason = %reason.strip_backtrace(),
+                    "running a query in this process: its plan cannot be sent"
+                );
+                self.inner.create_physical_plan(logical, session).await
+            }
+        }
+    }
+}
+
+/// Statements that concern the client itself: its catalog, its tables' metadata, the plan of a query.
+fn stays_here(logical: &LogicalPlan) -> Result<bool> {
+    Ok(match logical {
+        LogicalPlan::Explain(_)
+        | LogicalPlan::DescribeTable(_)
+        | LogicalPlan::Ddl(_)
+        | LogicalPlan::Statement(_) => true,
+        // The table's own provider does all the work.
+        LogicalPlan::Dml(dml) => matches!(dml.op, WriteOp::Delete | WriteOp::Update | WriteOp::Truncate),
+        _ => reads_only_information_schema(logical)?,
+    })
+}
+
+fn reads_only_information_schema(logical: &LogicalPlan) -> Result<bool> {
+    let mut tables = 0;
+    let mut others = 0;
+    logical.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            tables += 1;
+            others += usize::from(scan.table_name.schema() != Some("information_schema"));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(tables > 0 && others == 0)
+}
+
+/// What is left to run here gets all of the session's rules.
+fn optimize(mut plan: Arc<dyn ExecutionPlan>, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
+    for rule in session.physical_optimizers() {
+        plan = rule
+            .optimize(plan, session.config_options())
+            .map_err(|error| DataFusionError::Context(rule.name().to_owned(), Box::new(error)))?;
+    }
+    Ok(plan)
+}

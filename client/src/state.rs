@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Makes a session's queries run on a cluster.
+
+use std::sync::Arc;
+
+use ballista_plan::config::SessionConfigExt as _;
+use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+
+use crate::cluster::Cluster;
+use crate::planner::BallistaQueryPlanner;
+
+/// `state` with the `ballista.*` settings and a planner for `cluster`. Catalog, functions, runtime, extension planners
+/// and the session's id stay. The cluster lives as long as the state and the plans made with it.
+pub fn distributed_state(state: SessionState, cluster: Arc<Cluster>) -> SessionState {
+    let session_id = state.session_id().to_owned();
+    let planner = BallistaQueryPlanner::new(cluster, Arc::clone(state.query_planner()));
+    let config = state.config().clone().with_ballista();
+    let mut state = SessionStateBuilder::new_from_existing(state)
+        .with_session_id(session_id)
+        .with_query_planner(Arc::new(planner))
+        .build();
+    // What the builder was given would have it make a new default catalog.
+    *state.config_mut() = config;
+    state
+}

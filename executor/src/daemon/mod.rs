@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The daemon around the library: options, logging, signals.
+
+mod options;
+
+use ballista_executor::{ExecutorError, ExecutorHandle, MemorySize};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+pub use options::Options;
+
+/// The I/O runtime only copies bytes and answers requests.
+const IO_THREADS: std::ops::RangeInclusive<usize> = 2..=8;
+
+/// Runs the daemon until it is told to stop.
+pub fn run(options: Options) -> Result<(), String> {
+    let filter = EnvFilter::try_new(options.log_level())
+        .map_err(|error| format!("--log-level {}: {error}", options.log_level()))?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(cores.clamp(*IO_THREADS.start(), *IO_THREADS.end()))
+        .thread_name("ballista-io")
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start the I/O runtime: {error}"))?;
+    runtime.block_on(serve(options))
+}
+
+async fn serve(options: Options) -> Result<(), String> {
+    let text = |error: ExecutorError| error.full_text();
+    let no_signals = |error: std::io::Error| format!("cannot listen for signals: {error}");
+    let mut signals = (
+        signal(SignalKind::terminate()).map_err(no_signals)?,
+        signal(SignalKind::interrupt()).map_err(no_signals)?,
+    );
+    let scheduler = options.scheduler();
+    let mut executor = options.builder()?.start().await.map_err(text)?;
+    tokio::select! {
+        registered = executor.registered() => {
+            if registered.is_err() {
+                // It ended before; that error says why.
+                return executor.wait().await.map_err(text);
+            }
+        }
+        () = received(&mut signals) => return Ok(()),
+    }
+    println!("{}", ready(&executor, &scheduler));
+    tokio::select! {
+        ended = executor.wait() => return ended.map_err(text),
+        () = received(&mut signals) => {}
+    }
+    tracing::info!("draining: running tasks end, outputs are served until nobody needs them");
+    executor.drain();
+    tokio::select! {
+        ended = executor.wait() => ended.map_err(text),
+        () = received(&mut signals) => {
+            tracing::warn!("stopping at once");
+            executor.kill();
+            executor.wait().await.map_err(text)
+        }
+    }
+}
+
+fn ready(executor: &ExecutorHandle, scheduler: &str) -> String {
+    let address = executor.address();
+    let memory = MemorySize::Bytes(executor.memory_bytes());
+    format!(
+        "executor {} ready on {}, {} slots, {memory} memory, connected to scheduler {scheduler}",
+        address.executor,
+        address.authority(),
+        executor.slots(),
+    )
+}
+
+async fn received((terminate, interrupt): &mut (Signal, Signal)) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}

@@ -1,0 +1,216 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Runs tasks: one per launch, each to exactly one final status.
+//!
+//! ```text
+//!   Launch ─▶ TaskSpec ─▶ supervise ──────────────────────────────────────────────▶ Outbox
+//!                           │ session, plan bytes, decode, slice                       ▲
+//!                           └▶ one CPU task per partition ─▶ exchange │ result │ scalar ┘
+//! ```
+//!
+//! *Invariant:* a launch whose key is new gives exactly one `finished` or `failed`, whatever happens: an error, a
+//! panic, a cancellation, a job that is freed. It is queued after all work of the task has ended and all memory it
+//! held is given back, because the scheduler takes it as permission to reuse the slots.
+//!
+//! **Failure modes.** Errors keep the class they have in [`ballista_exchange::classify`]. A panic, in an operator or a
+//! user's function, ends its task alone, as `Deterministic`. A cancelled task fails as `Infra`.
+
+mod exchange;
+mod partitions;
+mod result;
+mod sample;
+mod scalar;
+mod spec;
+mod task;
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use ballista_core::{ClassifiedError, ErrorClass, JobId, StageId, TaskKey};
+use ballista_exchange::{ExchangeClient, ResultStreams, ShuffleStore};
+use ballista_plan::codec::PlanCodec;
+use ballista_proto as proto;
+use datafusion::execution::disk_manager::DiskManager;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use futures::FutureExt;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::outbox::Outbox;
+use crate::plans::PlanCache;
+use crate::provider::SessionProvider;
+use partitions::{Work, panic_text};
+use spec::TaskSpec;
+
+/// What tasks work with; lives as long as the incarnation.
+#[derive(Debug)]
+pub(crate) struct TaskEnv {
+    pub(crate) cpu: Handle,
+    pub(crate) store: Arc<ShuffleStore>,
+    pub(crate) results: Arc<ResultStreams>,
+    pub(crate) client: ExchangeClient,
+    pub(crate) provider: Arc<dyn SessionProvider>,
+    pub(crate) codec: PlanCodec,
+    pub(crate) plans: PlanCache,
+    pub(crate) outbox: Arc<Outbox>,
+    /// Handed to the session provider; shared by all incarnations.
+    pub(crate) runtime: Arc<RuntimeEnv>,
+    /// Spill files of this incarnation.
+    pub(crate) disk: Arc<DiskManager>,
+    /// Rings when something of the store or the result streams may have gone.
+    pub(crate) released: Arc<Notify>,
+}
+
+/// The tasks of one incarnation. Cheap to clone; dropping it does not stop them, [`TaskRunner::cancel_all`] does.
+#[derive(Debug, Clone)]
+pub(crate) struct TaskRunner {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    env: Arc<TaskEnv>,
+    /// Every task launched for a job that is not freed, so that a launch that comes twice runs once.
+    jobs: Mutex<HashMap<JobId, HashMap<TaskKey, Entry>>>,
+    running: watch::Sender<usize>,
+}
+
+#[derive(Debug)]
+enum Entry {
+    Running(CancellationToken),
+    Ended,
+}
+
+impl TaskRunner {
+    pub(crate) fn new(env: TaskEnv) -> Self {
+        let inner = Inner { env: Arc::new(env), jobs: Mutex::default(), running: watch::Sender::new(0) };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Starts a task, unless it was started before.
+    pub(crate) fn launch(&self, launch: proto::Launch) {
+        let key = match spec::key_of(&launch) {
+            Ok(key) => key,
+            Err(error) => {
+                // Nobody could match a status to it.
+                tracing::error!(%error, "the scheduler launched a task without a valid key");
+                return;
+            }
+        };
+        let cancel = CancellationToken::new();
+        {
+            let mut jobs = self.inner.jobs.lock();
+            let tasks = jobs.entry(key.job.clone()).or_default();
+            if tasks.contains_key(&key) {
+                tracing::debug!(task = %key, "ignored a repeated launch");
+                return;
+            }
+            tasks.insert(key.clone(), Entry::Running(cancel.clone()));
+            self.inner.running.send_modify(|running| *running += 1);
+        }
+        let span = tracing::info_span!("task", job = %key.job, stage = key.stage.0, task = key.task.0, attempt = key.attempt);
+        let inner = Arc::clone(&self.inner);
+        let supervised = async move { inner.supervise(key, launch, cancel).await };
+        self.inner.env.cpu.spawn(supervised.instrument(span));
+    }
+
+    /// Stops a task. One that is not known here is reported as cancelled, so that nobody waits for it.
+    pub(crate) fn cancel(&self, key: &TaskKey) {
+        let jobs = self.inner.jobs.lock();
+        match jobs.get(&key.job).and_then(|tasks| tasks.get(key)) {
+            Some(Entry::Running(cancel)) => cancel.cancel(),
+            Some(Entry::Ended) => {}
+            None => {
+                drop(jobs);
+                self.inner.env.outbox.push(key, failed(cancelled()));
+            }
+        }
+    }
+
+    /// Frees the output of a stage whose consumers are done.
+    pub(crate) fn free_stage(&self, job: &JobId, stage: StageId) {
+        let env = &self.inner.env;
+        env.store.free_stage(job, stage);
+        env.client.free_stage(job, stage);
+        env.released.notify_one();
+    }
+
+    /// Stops the tasks of a job and frees all that is held for it.
+    pub(crate) fn free_job(&self, job: &JobId) {
+        let tasks = self.inner.jobs.lock().remove(job).unwrap_or_default();
+        for entry in tasks.values() {
+            if let Entry::Running(cancel) = entry {
+                cancel.cancel();
+            }
+        }
+        let env = &self.inner.env;
+        env.plans.free_job(job);
+        env.store.free_job(job);
+        env.client.free_job(job);
+        env.results.free_job(job);
+        env.released.notify_one();
+    }
+
+    /// Stops every task.
+    pub(crate) fn cancel_all(&self) {
+        for entry in self.inner.jobs.lock().values().flat_map(HashMap::values) {
+            if let Entry::Running(cancel) = entry {
+                cancel.cancel();
+            }
+        }
+    }
+
+    /// Resolves when no task is running.
+    pub(crate) async fn idle(&self) {
+        // The sender lives in `self`, so waiting cannot fail.
+        let _ = self.inner.running.subscribe().wait_for(|running| *running == 0).await;
+    }
+}
+
+impl Inner {
+    async fn supervise(&self, key: TaskKey, launch: proto::Launch, cancel: CancellationToken) {
+        let work = Work::default();
+        let run = async {
+            let spec = TaskSpec::try_from(launch)?;
+            task::run(&self.env, spec, &work).await
+        };
+        let outcome = tokio::select! {
+            biased;
+            () = cancel.cancelled() => Err(cancelled()),
+            outcome = AssertUnwindSafe(run).catch_unwind() => outcome.unwrap_or_else(|panic| {
+                Err(ClassifiedError::new(ErrorClass::Deterministic, panic_text(panic.as_ref())))
+            }),
+        };
+        // Partitions that were aborted may be inside a computation still.
+        work.ended().await;
+        // A task that failed because its job was freed under it was cancelled.
+        let outcome = if cancel.is_cancelled() { outcome.map_err(|_| cancelled()) } else { outcome };
+        let status = match outcome {
+            Ok(output) => {
+                tracing::debug!(rows = output.rows, bytes = output.bytes, "task finished");
+                proto::task_status::Status::Finished(output)
+            }
+            Err(error) => {
+                tracing::info!(class = %error.class, error = %error.message, "task failed");
+                failed(error)
+            }
+        };
+        if let Some(tasks) = self.jobs.lock().get_mut(&key.job) {
+            tasks.insert(key.clone(), Entry::Ended);
+        }
+        self.env.outbox.push(&key, status);
+        self.running.send_modify(|running| *running -= 1);
+        self.env.released.notify_one();
+    }
+}
+
+fn cancelled() -> ClassifiedError {
+    ClassifiedError::new(ErrorClass::Infra, "cancelled")
+}
+
+fn failed(error: ClassifiedError) -> proto::task_status::Status {
+    proto::task_status::Status::Failed(proto::Failure { class: error.class.code(), message: error.message })
+}

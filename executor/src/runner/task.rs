@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+//! From a checked launch to the task's output: session, plan, slice, run.
+//!
+//! The plan is decoded afresh for each task, because DataFusion keeps state in plan nodes; see
+//! [`ballista_plan::task::instance_of`].
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use ballista_core::{BallistaConfig, ClassifiedError, ErrorClass, TaskKey};
+use ballista_exchange::{FetchMetrics, FetchOptions, classify};
+use ballista_plan::config::SessionConfigExt;
+use ballista_plan::context::TaskExchange;
+use ballista_plan::stage::StageOutput;
+use ballista_plan::task::instance_of;
+use ballista_proto as proto;
+use datafusion::error::Result;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::{SessionState, TaskContext};
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, SendableRecordBatchStream};
+
+use super::partitions::Work;
+use super::spec::TaskSpec;
+use super::{TaskEnv, exchange, result, scalar};
+
+/// A plan instance that is about to run, once.
+pub(crate) struct Instance {
+    pub(crate) key: TaskKey,
+    plan: Arc<dyn ExecutionPlan>,
+    context: Arc<TaskContext>,
+    pub(crate) config: BallistaConfig,
+    /// The stage's partition that each partition of the instance is.
+    pub(crate) partitions: Vec<usize>,
+    pub(crate) work: Work,
+}
+
+impl Instance {
+    pub(crate) fn schema(&self) -> SchemaRef {
+        self.plan.schema()
+    }
+
+    /// Every partition's rows, with the number of the stage's partition.
+    pub(crate) fn streams(&self) -> Result<Vec<(usize, SendableRecordBatchStream)>, ClassifiedError> {
+        let execute = |(index, partition): (usize, &usize)| {
+            let stream = self.plan.execute(index, Arc::clone(&self.context)).map_err(|error| classify(&error))?;
+            Ok((*partition, stream))
+        };
+        self.partitions.iter().enumerate().map(execute).collect()
+    }
+}
+
+/// Runs a task to its end.
+pub(crate) async fn run(
+    env: &TaskEnv,
+    spec: TaskSpec,
+    work: &Work,
+) -> Result<proto::TaskOutput, ClassifiedError> {
+    let session = env
+        .provider
+        .session(&spec.session_id, &spec.settings, &env.runtime)
+        .map_err(|error| classify(&error))?;
+    let config = session.config().ballista();
+    let metrics = Arc::new(FetchMetrics::default());
+    let bytes = env.plans.get(&spec.key).await?;
+    let context = task_context(env, &session, &spec, config.memory_tier, &metrics);
+    let stage = env.codec.decode_stage(bytes, &context).map_err(|error| classify(&error))?;
+    let options = context.session_config().options();
+    let plan = instance_of(&stage.plan, &spec.partitions, options).map_err(|error| classify(&error))?;
+    let count = plan.output_partitioning().partition_count();
+    if count != spec.partitions.len() {
+        let message = format!("the plan of task {} has {count} partitions, {} were launched", spec.key, spec.partitions.len());
+        return Err(ClassifiedError::new(ErrorClass::Deterministic, message));
+    }
+    let instance = Instance {
+        key: spec.key,
+        plan,
+        context,
+        config,
+        partitions: spec.partitions,
+        work: work.clone(),
+    };
+    let mut output = match stage.output {
+        StageOutput::Exchange { partitioning, sample } => exchange::run(env, instance, &partitioning, &sample).await?,
+        StageOutput::Result { ordered } => result::run(env, instance, ordered).await?,
+        StageOutput::Scalar => scalar::run(instance).await?,
+    };
+    output.read_local_bytes = metrics.local_bytes();
+    output.read_remote_bytes = metrics.remote_bytes();
+    Ok(output)
+}
+
+/// The session's functions and settings over the executor's own memory and disk.
+fn task_context(
+    env: &TaskEnv,
+    session: &SessionState,
+    spec: &TaskSpec,
+    memory_tier: bool,
+    metrics: &Arc<FetchMetrics>,
+) -> Arc<TaskContext> {
+    let exchange = TaskExchange {
+        client: env.client.clone(),
+        inputs: spec.inputs.clone(),
+        options: FetchOptions { memory_tier, metrics: Arc::clone(metrics) },
+    };
+    let runtime = RuntimeEnv {
+        memory_pool: Arc::clone(&env.runtime.memory_pool),
+        disk_manager: Arc::clone(&env.disk),
+        ..session.runtime_env().as_ref().clone()
+    };
+    let context = TaskContext::from(session)
+        .with_session_config(session.config().clone().with_extension(Arc::new(exchange)))
+        .with_runtime(Arc::new(runtime))
+        .with_task_id(spec.key.to_string());
+    Arc::new(context)
+}

@@ -1,0 +1,126 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The executor's one stream to the scheduler, kept up for as long as the executor lives.
+//!
+//! ```text
+//!   begin a life ─▶ connect ─▶ Register ─▶ Welcome ─▶ heartbeats, statuses ▲ ▼ launches, cancels, frees
+//!        ▲             ▲                                   │ broken            │ Fenced
+//!        │             └──────── 100 ms … 5 s ─────────────┘                   │
+//!        └─────────────── a new incarnation ───────────────────────────────────┘
+//! ```
+//!
+//! A stream that breaks costs nothing but time: the incarnation, its tasks and its outputs stay, statuses wait in the
+//! outbox, and the next stream registers the same incarnation again. Only the scheduler decides that an incarnation is
+//! over, by [`proto::Fenced`]; a scheduler with another ticket key is another cluster and counts as one that does.
+//!
+//! *Invariant:* nothing here polls. Work is triggered by messages, by the outbox and by the heartbeat's timer.
+//!
+//! **Failure modes.** An unreachable scheduler is tried again for ever. One that refuses this executor (another version,
+//! another hash function, no permission) ends it with [`ExecutorError::Refused`]: trying again would change nothing.
+
+mod backoff;
+mod connection;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ballista_core::Incarnation;
+use ballista_exchange::ExecutorAddress;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{ExecutorError, Result};
+use crate::life::{Life, Shared};
+use backoff::Backoff;
+use connection::{Ended, connect};
+
+/// How long streams that are being read may go on after an executor has nothing else left to do.
+const LAST_READS: Duration = Duration::from_secs(5);
+
+/// A life that lasted so long did not end because the last one did.
+const SETTLED: Duration = Duration::from_secs(30);
+
+/// What the executor's handle and its main loop tell each other.
+#[derive(Debug, Clone)]
+pub(crate) struct Signals {
+    /// Finish what runs, then leave.
+    pub(crate) drain: CancellationToken,
+    /// Leave now.
+    pub(crate) kill: CancellationToken,
+    pub(crate) status: watch::Sender<ExecutorStatus>,
+}
+
+/// Where the executor is, and whether the scheduler knows.
+#[derive(Debug, Clone)]
+pub(crate) struct ExecutorStatus {
+    pub(crate) address: ExecutorAddress,
+    pub(crate) registered: bool,
+}
+
+/// Runs the executor until it is told to stop, or is refused.
+pub(crate) async fn run(shared: Arc<Shared>, first: Life, signals: Signals) -> Result<()> {
+    let mut life = first;
+    let mut backoff = Backoff::new();
+    loop {
+        let begun = Instant::now();
+        let ended = tokio::select! {
+            ended = keep_connected(&shared, &life, &signals) => ended,
+            () = drained(&shared, &life, &signals) => Ok(Ended::Stopped),
+        };
+        match ended {
+            Ok(Ended::Fenced(reason)) => {
+                tracing::warn!(%reason, incarnation = life.address.incarnation.0, "fenced by the scheduler, starting over");
+                life.kill().await;
+            }
+            Ok(Ended::Stopped | Ended::Broken(_)) => {
+                let patience = if signals.kill.is_cancelled() { Duration::ZERO } else { LAST_READS };
+                life.end(patience).await;
+                return Ok(());
+            }
+            Err(error) => {
+                life.kill().await;
+                return Err(error);
+            }
+        }
+        if begun.elapsed() > SETTLED {
+            backoff.reset();
+        }
+        tokio::select! {
+            () = signals.kill.cancelled() => return Ok(()),
+            () = signals.drain.cancelled() => return Ok(()),
+            () = tokio::time::sleep(backoff.next()) => {}
+        }
+        life = Life::begin(&shared, Incarnation::random())?;
+        signals.status.send_replace(ExecutorStatus { address: life.address.clone(), registered: false });
+    }
+}
+
+/// Connects again and again; ends only with the life.
+async fn keep_connected(shared: &Shared, life: &Life, signals: &Signals) -> Result<Ended> {
+    let mut backoff = Backoff::new();
+    loop {
+        let mut welcome = false;
+        match connect(shared, life, signals, &mut welcome).await? {
+            Ended::Broken(reason) => {
+                if welcome {
+                    backoff.reset();
+                }
+                let pause = backoff.next();
+                tracing::warn!(%reason, pause_ms = pause.as_millis() as u64, "no connection to the scheduler");
+                tokio::select! {
+                    () = signals.kill.cancelled() => return Ok(Ended::Stopped),
+                    () = tokio::time::sleep(pause) => {}
+                }
+            }
+            ended => return Ok(ended),
+        }
+    }
+}
+
+/// Resolves when the executor was told to drain and is done, or out of time.
+async fn drained(shared: &Shared, life: &Life, signals: &Signals) {
+    signals.drain.cancelled().await;
+    if tokio::time::timeout(shared.grace, life.done()).await.is_err() {
+        let grace = shared.grace.as_secs();
+        tracing::warn!(grace_seconds = grace, "leaving with tasks or outputs that are still needed");
+    }
+}

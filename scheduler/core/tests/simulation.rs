@@ -1,0 +1,75 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Random histories of a cluster: whatever happens, no promise breaks and every job ends.
+
+mod world;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use world::{Mix, World};
+
+const QUIET: Mix = Mix {
+    join: 3,
+    restart: 0,
+    lose: 0,
+    drain: 0,
+    silence: 0,
+    submit: 8,
+    plan: 20,
+    finish: 30,
+    fail: 0,
+    stream: 10,
+    deliver: 40,
+    repeat: 0,
+    cancel: 0,
+    done: 0,
+    garbage: 0,
+};
+
+/// Runs 5,000 histories, prints what they came to, and fails with the shortest one that breaks a promise.
+fn simulate(mix: Mix) -> [u64; 3] {
+    let config = Config { cases: 5_000, failure_persistence: None, max_shrink_iters: 20_000, ..Config::default() };
+    let script = prop::collection::vec(any::<u64>(), 0..300);
+    let sums = std::cell::RefCell::new(([0_u64; 3], 0_u64, 0_u64));
+    let result = TestRunner::new(config).run(&script, |script| {
+        let world = World::run(&script, mix).map_err(TestCaseError::fail)?;
+        let mut sums = sums.borrow_mut();
+        for (sum, ends) in sums.0.iter_mut().zip(world.ends) {
+            *sum += ends;
+        }
+        sums.1 += world.steps;
+        sums.2 += world.launches;
+        Ok(())
+    });
+    if let Err(error) = result {
+        panic!("{error}");
+    }
+    let (ends, steps, launches) = *sums.borrow();
+    println!("5000 histories: {steps} steps, {launches} launches, {ends:?} jobs finished, failed, cancelled");
+    ends
+}
+
+#[test]
+fn without_faults_every_job_finishes_or_its_plan_fails() {
+    let [finished, _, cancelled] = simulate(QUIET);
+    assert!(finished > 1_000 && cancelled == 0);
+}
+
+#[test]
+fn executors_may_leave_restart_and_return_as_zombies() {
+    let [finished, failed, _] =
+        simulate(Mix { join: 8, restart: 3, lose: 4, drain: 2, silence: 8, garbage: 2, ..QUIET });
+    assert!(finished > 1_000 && failed > 1_000);
+}
+
+#[test]
+fn statuses_may_be_late_repeated_reordered_and_wrong() {
+    let [finished, failed, _] = simulate(Mix { fail: 1, repeat: 25, deliver: 25, garbage: 25, restart: 1, ..QUIET });
+    assert!(finished > 1_000 && failed > 1_000);
+}
+
+#[test]
+fn clients_may_cancel_and_leave_at_any_time() {
+    let mix = Mix { cancel: 5, done: 5, fail: 1, repeat: 5, silence: 2, lose: 1, restart: 1, drain: 1, ..QUIET };
+    let [finished, failed, cancelled] = simulate(mix);
+    assert!(finished > 1_000 && failed > 1_000 && cancelled > 1_000);
+}

@@ -1,0 +1,363 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the effects promise, followed from outside: a model that knows only the events and the effects.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ballista_core::{ErrorClass, ExecutorId, Incarnation, JobId, StageId, TaskKey};
+use ballista_scheduler_core::{Effect, Event, OutputStats, StageSpec};
+
+use super::RESERVE;
+
+/// One life of an executor as itself knows it.
+pub struct Process {
+    pub executor: ExecutorId,
+    pub incarnation: Incarnation,
+    slots: u32,
+    /// The scheduler said that it is out.
+    fenced: bool,
+    draining: bool,
+    pub running: BTreeMap<TaskKey, u32>,
+    /// Launched here and not reported to the scheduler as ended.
+    unconfirmed: BTreeMap<TaskKey, (u32, bool)>,
+    /// Outputs it keeps.
+    pub holds: BTreeSet<TaskKey>,
+}
+
+impl Process {
+    pub fn new(executor: ExecutorId, incarnation: Incarnation, slots: u32, _now: u64) -> Self {
+        Self {
+            executor,
+            incarnation,
+            slots,
+            fenced: false,
+            draining: false,
+            running: BTreeMap::new(),
+            unconfirmed: BTreeMap::new(),
+            holds: BTreeSet::new(),
+        }
+    }
+
+    pub fn was_launched(&self, task: &TaskKey, tasks: &BTreeMap<TaskKey, Task>) -> bool {
+        let here = |task: &Task| task.executor == self.executor && task.incarnation == self.incarnation;
+        tasks.get(task).is_some_and(here)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    Live,
+    Finished,
+    Over,
+}
+
+pub struct JobModel {
+    pub status: Status,
+    small: bool,
+    specs: BTreeMap<StageId, StageSpec>,
+    launched: BTreeSet<(StageId, u32)>,
+    finished: BTreeSet<StageId>,
+    freed: BTreeSet<StageId>,
+    is_freed: bool,
+}
+
+pub struct Task {
+    executor: ExecutorId,
+    incarnation: Incarnation,
+    partitions: Vec<u32>,
+    cancelled: bool,
+    /// Its first end that counted: a success with these numbers, or a failure.
+    ended: Option<Option<OutputStats>>,
+    streamed: bool,
+}
+
+#[derive(Default)]
+pub struct Model {
+    pub processes: Vec<Process>,
+    pub jobs: BTreeMap<JobId, JobModel>,
+    pub tasks: BTreeMap<TaskKey, Task>,
+}
+
+macro_rules! ensure {
+    ($condition:expr, $($text:tt)+) => {
+        if !$condition {
+            return Err(format!($($text)+));
+        }
+    };
+}
+
+impl Model {
+    pub fn connected(&self, executor: &ExecutorId) -> Option<&Process> {
+        self.processes.iter().find(|process| !process.fenced && process.executor == *executor)
+    }
+
+    fn process(&mut self, executor: &ExecutorId, incarnation: Incarnation) -> Option<&mut Process> {
+        let is_it = |process: &&mut Process| process.executor == *executor && process.incarnation == incarnation;
+        self.processes.iter_mut().find(is_it)
+    }
+
+    /// Every task that runs anywhere, on fenced processes too.
+    pub fn running(&self) -> Vec<(usize, TaskKey)> {
+        let tasks = |(at, process): (usize, &Process)| -> Vec<_> {
+            process.running.keys().map(|task| (at, task.clone())).collect()
+        };
+        self.processes.iter().enumerate().flat_map(tasks).collect()
+    }
+
+    pub fn planned(&mut self, job: &JobId, stages: &[StageSpec], small: bool) {
+        if let Some(job) = self.jobs.get_mut(job) {
+            job.small = small;
+            job.specs.extend(stages.iter().map(|spec| (spec.stage, spec.clone())));
+        }
+    }
+
+    /// Notes an event that counts.
+    pub fn receive(&mut self, event: &Event) -> Result<(), String> {
+        let (key, executor, incarnation, stats) = match event {
+            Event::JobSubmitted { job, .. } => {
+                self.jobs.entry(job.clone()).or_insert(JobModel {
+                    status: Status::Live,
+                    small: false,
+                    specs: BTreeMap::new(),
+                    launched: BTreeSet::new(),
+                    finished: BTreeSet::new(),
+                    freed: BTreeSet::new(),
+                    is_freed: false,
+                });
+                return Ok(());
+            }
+            Event::ExecutorDraining { executor, incarnation } => {
+                if let Some(process) = self.process(executor, *incarnation) {
+                    process.draining = true;
+                }
+                return Ok(());
+            }
+            Event::TaskFinished { task, executor, incarnation, output } => (task, executor, incarnation, Some(*output)),
+            Event::TaskFailed { task, executor, incarnation, .. } => (task, executor, incarnation, None),
+            _ => return Ok(()),
+        };
+        let Some(process) = self.process(executor, *incarnation).filter(|process| !process.fenced) else {
+            return Ok(());
+        };
+        if process.unconfirmed.remove(key).is_some() {
+            let task = self.tasks.get_mut(key).ok_or("an unconfirmed task was never launched")?;
+            if !task.cancelled {
+                task.ended = Some(stats);
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks the effects of an event and carries them out.
+    pub fn apply(&mut self, event: &Event, effects: &[Effect]) -> Result<(), String> {
+        self.check_losses(effects)?;
+        if let Event::TaskFinished { executor, incarnation, .. }
+        | Event::TaskFailed { executor, incarnation, .. }
+        | Event::TaskStreaming { executor, incarnation, .. } = event
+        {
+            let is_out = self.process(executor, *incarnation).is_none_or(|process| process.fenced);
+            let is_fence = |effect: &Effect| matches!(effect, Effect::FenceExecutor { .. });
+            ensure!(!is_out || effects.iter().all(is_fence), "a fenced process changed something");
+        }
+        for effect in effects {
+            if let Effect::JobFailed { error, .. } = effect {
+                let counts = match event {
+                    Event::TaskFailed { task, .. } => {
+                        self.tasks.get(task).is_some_and(|task| !task.cancelled && task.ended == Some(None))
+                    }
+                    Event::PlanFailed { .. } => true,
+                    _ => error.class == ErrorClass::Infra,
+                };
+                ensure!(counts, "a job failed for no reason: {error}");
+            }
+            self.apply_one(effect)?;
+        }
+        Ok(())
+    }
+
+    /// Exactly the jobs fail that ran a task on a lost process or still need an output from it.
+    fn check_losses(&self, effects: &[Effect]) -> Result<(), String> {
+        let mut expected = BTreeSet::new();
+        for effect in effects {
+            let Effect::FenceExecutor { executor, incarnation } = effect else { continue };
+            for (key, task) in &self.tasks {
+                let here = task.executor == *executor && task.incarnation == *incarnation;
+                let job = &self.jobs[&key.job];
+                let needed = match task.ended {
+                    None => !task.cancelled,
+                    Some(stats) => stats.is_some() && !job.freed.contains(&key.stage),
+                };
+                if here && needed && job.status != Status::Over {
+                    expected.insert(key.job.clone());
+                }
+            }
+        }
+        let infra = |effect: &Effect| match effect {
+            Effect::JobFailed { job, error } if error.class == ErrorClass::Infra => Some(job.clone()),
+            _ => None,
+        };
+        let failed: BTreeSet<_> = effects.iter().filter_map(infra).collect();
+        ensure!(failed == expected, "lost executors failed {failed:?}, they had work of {expected:?}");
+        Ok(())
+    }
+
+    fn apply_one(&mut self, effect: &Effect) -> Result<(), String> {
+        match effect {
+            Effect::Launch { task, executor, incarnation, partitions, slots } => {
+                self.launch(task, executor, *incarnation, partitions, *slots)?;
+            }
+            Effect::CancelTask { task, executor, incarnation } => {
+                let status = self.jobs.get(&task.job).map(|job| job.status);
+                if let Some(known) = self.tasks.get_mut(task).filter(|known| known.executor == *executor) {
+                    let won = matches!(known.ended, Some(Some(_)));
+                    ensure!(!won || status == Some(Status::Over), "the winner {task} is cancelled");
+                    known.cancelled = known.ended.is_none();
+                }
+                let process = self.process(executor, *incarnation).ok_or("a cancel for nobody")?;
+                ensure!(!process.fenced, "a cancel for a fenced process");
+                if let Some((_, cancelled)) = process.unconfirmed.get_mut(task) {
+                    *cancelled = true;
+                }
+            }
+            Effect::StreamReady { task, .. } => {
+                let known = self.tasks.get_mut(task).ok_or("an unknown task streams")?;
+                ensure!(!std::mem::replace(&mut known.streamed, true), "{task} is announced twice");
+                ensure!(!known.cancelled, "the cancelled {task} is announced");
+                let spec = self.jobs[&task.job].specs.get(&task.stage);
+                ensure!(spec.is_some_and(|spec| spec.is_final), "{task} is not of the final stage");
+            }
+            Effect::Plan { job, finished: Some(finished) } => {
+                let known = self.jobs.get_mut(job).ok_or("a plan for nobody")?;
+                ensure!(known.status == Status::Live, "a plan for {job}, which is over");
+                ensure!(known.finished.insert(finished.stage), "stage {} finished twice", finished.stage);
+                let winners: BTreeMap<_, _> = winners(&self.tasks, job, finished.stage).collect();
+                let mut partitions = 0;
+                for output in &finished.outputs {
+                    ensure!(winners.get(&output.task) == Some(&output.stats), "{} did not win", output.task);
+                    ensure!(self.tasks[&output.task].partitions == output.partitions, "other partitions ran");
+                    partitions += output.partitions.len();
+                }
+                ensure!(winners.len() == finished.outputs.len(), "a winner is missing");
+                let spec = &known.specs[&finished.stage];
+                let rows: u64 = finished.outputs.iter().map(|output| output.stats.rows).sum();
+                let is_complete = partitions == spec.partitions as usize;
+                ensure!(is_complete || spec.row_limit.is_some_and(|limit| rows >= limit), "partitions are missing");
+            }
+            Effect::FreeStage { job, stage, .. } => {
+                let known = self.jobs.get_mut(job).ok_or("frees a stage of nobody")?;
+                known.freed.insert(*stage);
+                let readers: Vec<_> = known.specs.values().filter(|spec| spec.inputs.contains(stage)).collect();
+                let reading = |spec: &&StageSpec| !known.finished.contains(&spec.stage);
+                let is_read = known.status == Status::Live && readers.iter().any(reading);
+                ensure!(!is_read, "stage {stage} of {job} is freed while it is read");
+                self.free(effect);
+            }
+            Effect::FreeJob { job, .. } => {
+                self.jobs.get_mut(job).ok_or("frees nobody")?.is_freed = true;
+                self.free(effect);
+            }
+            Effect::JobFinished { job } => {
+                let known = self.jobs.get_mut(job).ok_or("finished nobody")?;
+                ensure!(known.status == Status::Live, "{job} ended twice");
+                known.status = Status::Finished;
+                let spec = known.specs.values().find(|spec| spec.is_final).ok_or("finished without a final stage")?;
+                known.finished.insert(spec.stage);
+                for (key, _) in winners(&self.tasks, job, spec.stage) {
+                    ensure!(self.tasks[&key].streamed, "the client was not told of {key}");
+                }
+            }
+            Effect::JobFailed { job, .. } | Effect::JobCancelled { job } => {
+                let known = self.jobs.get_mut(job).ok_or("ended nobody")?;
+                ensure!(known.status != Status::Over, "{job} ended twice");
+                known.status = Status::Over;
+            }
+            Effect::FenceExecutor { executor, incarnation } => {
+                if let Some(process) = self.process(executor, *incarnation) {
+                    process.fenced = true;
+                    process.holds.clear();
+                }
+            }
+            Effect::Plan { finished: None, .. } => {}
+        }
+        if let Effect::FreeJob { job, .. } = effect {
+            self.jobs.get_mut(job).ok_or("frees nobody")?.status = Status::Over;
+        }
+        Ok(())
+    }
+
+    fn launch(
+        &mut self,
+        key: &TaskKey,
+        executor: &ExecutorId,
+        incarnation: Incarnation,
+        partitions: &[u32],
+        slots: u32,
+    ) -> Result<(), String> {
+        let job = self.jobs.get_mut(&key.job).ok_or("a launch for nobody")?;
+        ensure!(job.status == Status::Live, "{key} is launched for a job that is over");
+        let spec = job.specs.get(&key.stage).ok_or("a launch of an unplanned stage")?;
+        for partition in partitions {
+            ensure!(*partition < spec.partitions, "{key} runs partition {partition} of {}", spec.partitions);
+            ensure!(job.launched.insert((key.stage, *partition)), "partition {partition} of {key} runs twice");
+        }
+        ensure!(partitions.is_sorted() && !partitions.is_empty(), "{key} runs {partitions:?}");
+        for input in &spec.inputs {
+            let is_there = job.finished.contains(input) && !job.freed.contains(input);
+            ensure!(is_there, "{key} reads stage {input}, which is not there");
+        }
+        let small = job.small;
+        let (executor, jobs) = (executor.clone(), &self.jobs);
+        let task = Task {
+            executor: executor.clone(),
+            incarnation,
+            partitions: partitions.to_vec(),
+            cancelled: false,
+            ended: None,
+            streamed: false,
+        };
+        ensure!(self.tasks.insert(key.clone(), task).is_none(), "{key} is launched twice");
+        let is_it = |process: &&mut Process| process.executor == executor && process.incarnation == incarnation;
+        let process = self.processes.iter_mut().find(is_it).ok_or("a launch on nobody")?;
+        ensure!(!process.fenced && !process.draining, "{key} is launched on a process that is leaving");
+        process.running.insert(key.clone(), slots);
+        process.unconfirmed.insert(key.clone(), (slots, false));
+        let used: u32 = process.unconfirmed.values().map(|(slots, _)| slots).sum();
+        ensure!(used <= process.slots + RESERVE, "{executor} runs {used} of {} slots", process.slots);
+        let big = process.unconfirmed.iter().filter(|(key, _)| jobs.get(&key.job).is_some_and(|job| !job.small));
+        let big: u32 = big.map(|(_, (slots, _))| slots).sum();
+        ensure!(small || big <= process.slots, "big jobs use the reserve of {executor}");
+        Ok(())
+    }
+
+    fn free(&mut self, effect: &Effect) {
+        let (job, stage, executors) = match effect {
+            Effect::FreeStage { job, stage, executors } => (job, Some(*stage), executors),
+            Effect::FreeJob { job, executors } => (job, None, executors),
+            _ => return,
+        };
+        for (executor, incarnation) in executors {
+            if let Some(process) = self.process(executor, *incarnation) {
+                process.holds.retain(|key| key.job != *job || stage.is_some_and(|stage| stage != key.stage));
+            }
+        }
+    }
+
+    /// Nothing may be left when all is over.
+    pub fn check_end(&self) -> Result<(), String> {
+        for process in self.processes.iter().filter(|process| !process.fenced) {
+            ensure!(process.holds.is_empty(), "{} still holds {:?}", process.executor, process.holds);
+        }
+        for (id, job) in &self.jobs {
+            ensure!(job.is_freed, "{id} was not freed");
+        }
+        Ok(())
+    }
+}
+
+fn winners<'a>(
+    tasks: &'a BTreeMap<TaskKey, Task>,
+    job: &'a JobId,
+    stage: StageId,
+) -> impl Iterator<Item = (TaskKey, OutputStats)> + 'a {
+    let of_stage = move |key: &TaskKey| key.job == *job && key.stage == stage;
+    tasks.iter().filter(move |(key, _)| of_stage(key)).filter_map(|(key, task)| Some((key.clone(), task.ended??)))
+}

@@ -1,0 +1,80 @@
+// SPDX-License-Identifier: Apache-2.0
+//! A planner for random jobs: trees of stages, planned as they finish or all at once.
+
+use std::collections::BTreeSet;
+
+use ballista_core::StageId;
+use ballista_scheduler_core::{Slicing, StageSpec};
+
+use super::{EXECUTORS, executor, scramble};
+
+/// One job's stages and how far they are planned.
+pub struct Dag {
+    stages: Vec<StageSpec>,
+    /// Plans a stage when its inputs are finished; otherwise all at once.
+    adaptive: bool,
+    pub small: bool,
+    /// Plan effects not answered.
+    pub due: u32,
+    pub finished: BTreeSet<StageId>,
+    planned: BTreeSet<StageId>,
+}
+
+impl Dag {
+    pub fn new(seed: u64) -> Self {
+        let mut draws = 0;
+        let mut draw = |below: u64| {
+            draws += 1;
+            scramble(seed, draws) % below
+        };
+        let adaptive = draw(3) > 0;
+        let count = 1 + draw(5) as u32;
+        let mut unread = BTreeSet::new();
+        let mut stages = Vec::new();
+        for stage in 0..count {
+            let is_final = stage + 1 == count;
+            let reads = |_: &StageId| is_final || draw(2) == 0;
+            let mut inputs: Vec<StageId> = unread.iter().copied().filter(reads).collect();
+            unread.retain(|input| !inputs.contains(input));
+            if !adaptive && stage > 0 && draw(3) == 0 {
+                // A shared stage, whose consumers are all known from the start.
+                inputs.push(StageId(draw(u64::from(stage)) as u32));
+            }
+            if is_final && inputs.len() > 1 && draw(4) == 0 {
+                // A stage that only the planner reads.
+                inputs.pop();
+            }
+            let partitions = draw(7) as u32;
+            let slicing = match draw(3) {
+                0 => Slicing::Whole { slots: draw(5) as u32 },
+                _ => Slicing::PerSlot { max_partitions: draw(4) as u32 },
+            };
+            let row_limit = (draw(5) == 0).then(|| draw(4));
+            let preferred = (0..draw(u64::from(partitions) + 1))
+                .map(|_| (0..draw(3)).map(|_| (executor(draw(EXECUTORS + 1)), draw(50))).collect())
+                .collect();
+            let stage = StageId(stage);
+            unread.insert(stage);
+            stages.push(StageSpec { stage, partitions, slicing, inputs, row_limit, is_final, preferred });
+        }
+        let small = draw(2) == 0;
+        Self { stages, adaptive, small, due: 0, finished: BTreeSet::new(), planned: BTreeSet::new() }
+    }
+
+    /// What can be planned now, and whether that was the last of it.
+    pub fn plan(&mut self) -> (Vec<StageSpec>, bool) {
+        let is_due = |spec: &&StageSpec| {
+            // The final stage comes last: its plan is the last word of the planner.
+            let needed = self.stages.iter().filter(|other| match spec.is_final {
+                true => !other.is_final,
+                false => spec.inputs.contains(&other.stage),
+            });
+            let ready = !self.adaptive || needed.map(|other| other.stage).all(|other| self.finished.contains(&other));
+            ready && !self.planned.contains(&spec.stage)
+        };
+        let stages: Vec<StageSpec> = self.stages.iter().filter(is_due).cloned().collect();
+        self.planned.extend(stages.iter().map(|spec| spec.stage));
+        let complete = stages.iter().any(|spec| spec.is_final);
+        (stages, complete)
+    }
+}

@@ -1,0 +1,213 @@
+// SPDX-License-Identifier: Apache-2.0
+//! [`SchedulerBuilder`]: how a program gets a scheduler with its own functions, codecs and limits.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ballista_exchange::TicketKey;
+use ballista_plan::codec::PlanCodec;
+use ballista_proto as proto;
+use ballista_scheduler_core::Limits;
+use datafusion::execution::SessionState;
+use datafusion_proto::physical_plan::PhysicalExtensionCodec;
+use prost::bytes::Bytes;
+use proto::scheduler_service_server::SchedulerServiceServer;
+use tokio::runtime::Handle;
+
+use crate::error::{Result, SchedulerError};
+use crate::planner::{JobPlanners, PlannerFactory};
+use crate::service::SchedulerService;
+use crate::session::{CachedSessions, SessionProvider};
+use crate::shell::message::{Message, ShellHandle};
+use crate::shell::plans::PlanStore;
+use crate::shell::pool::PlanningPool;
+use crate::shell::{Shell, ShellConfig};
+
+/// Plans carry file lists and literals and may be large; results inline are small.
+const MAX_MESSAGE_BYTES: usize = 256 << 20;
+
+/// Builds a [`Scheduler`]. Every setting has a default that suits a cluster of a few machines.
+///
+/// ```no_run
+/// # async fn start() -> Result<(), ballista_scheduler::SchedulerError> {
+/// use std::time::Duration;
+/// use ballista_scheduler::SchedulerBuilder;
+///
+/// let scheduler = SchedulerBuilder::new().lease(Duration::from_secs(30)).build()?;
+/// let listener = tokio::net::TcpListener::bind("127.0.0.1:50050").await.unwrap();
+/// let serving = scheduler.serve(listener)?;
+/// // …
+/// serving.shutdown().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct SchedulerBuilder {
+    sessions: Option<Arc<dyn SessionProvider>>,
+    codec: PlanCodec,
+    limits: Limits,
+    lease: Duration,
+    heartbeat: Option<Duration>,
+    no_executor_wait: Duration,
+    max_jobs: usize,
+    max_message_bytes: usize,
+}
+
+impl Default for SchedulerBuilder {
+    fn default() -> Self {
+        Self {
+            sessions: None,
+            codec: PlanCodec::default(),
+            limits: Limits { ended_jobs: 100, ..Limits::default() },
+            lease: Duration::from_secs(10),
+            heartbeat: None,
+            no_executor_wait: Duration::from_secs(30),
+            max_jobs: 10_000,
+            max_message_bytes: MAX_MESSAGE_BYTES,
+        }
+    }
+}
+
+impl SchedulerBuilder {
+    /// A scheduler with defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Where planning gets its sessions from. Default: [`CachedSessions`] with all that DataFusion has built in.
+    pub fn session_provider(mut self, sessions: Arc<dyn SessionProvider>) -> Self {
+        self.sessions = Some(sessions);
+        self
+    }
+
+    /// Plans with the functions, configuration and extensions of `state`, varied by each job's settings.
+    pub fn session_state(self, state: SessionState) -> Self {
+        self.session_provider(Arc::new(CachedSessions::new(state)))
+    }
+
+    /// Encodes and decodes the application's own plan nodes, expressions and functions.
+    pub fn physical_extension_codec(mut self, codec: Arc<dyn PhysicalExtensionCodec>) -> Self {
+        self.codec = PlanCodec::new(codec);
+        self
+    }
+
+    /// Bounds of the scheduler's state. Their lease is replaced by [`Self::lease`].
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// An executor that was not heard of for this long is lost. Default: 10 s; at least 100 ms.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// How often executors shall be heard of. Default: a fifth of the lease.
+    pub fn heartbeat(mut self, heartbeat: Duration) -> Self {
+        self.heartbeat = Some(heartbeat);
+        self
+    }
+
+    /// How long a query waits while no executor takes tasks, before it fails. Default: 30 s.
+    pub fn no_executor_wait(mut self, wait: Duration) -> Self {
+        self.no_executor_wait = wait;
+        self
+    }
+
+    /// A query that comes while this many are not ended is refused. Default: 10,000.
+    pub fn max_jobs(mut self, jobs: usize) -> Self {
+        self.max_jobs = jobs;
+        self
+    }
+
+    /// Largest request that is accepted, in bytes. Default: 256 MiB.
+    pub fn max_message_bytes(mut self, bytes: usize) -> Self {
+        self.max_message_bytes = bytes;
+        self
+    }
+
+    /// Starts the scheduler: its one task on the current tokio runtime, and the planning threads.
+    ///
+    /// Errors: no runtime, a lease that is not longer than the heartbeat, or no threads to be had.
+    pub fn build(mut self) -> Result<Scheduler> {
+        let sessions = self.sessions.take().unwrap_or_else(|| Arc::new(CachedSessions::default()));
+        let planners = Arc::new(JobPlanners { sessions, codec: self.codec.clone() });
+        self.build_with(planners)
+    }
+
+    /// Starts the scheduler with planners of the caller's choice.
+    pub(crate) fn build_with(self, planners: Arc<dyn PlannerFactory>) -> Result<Scheduler> {
+        let runtime = Handle::try_current().map_err(|_| SchedulerError::NoRuntime)?;
+        let heartbeat = self.heartbeat.unwrap_or(self.lease / 5);
+        if self.lease < Duration::from_millis(100) || heartbeat.is_zero() || heartbeat >= self.lease {
+            return Err(SchedulerError::Config(format!(
+                "a lease of {} ms with a heartbeat every {} ms; the lease must be at least 100 ms, and several heartbeats \
+                 long",
+                self.lease.as_millis(),
+                heartbeat.as_millis()
+            )));
+        }
+        let ticket_key = TicketKey::random();
+        let welcome = proto::Welcome {
+            scheduler_epoch: epoch(),
+            heartbeat_millis: millis(heartbeat),
+            lease_millis: millis(self.lease),
+            ticket_key: Bytes::copy_from_slice(ticket_key.expose()),
+        };
+        let config = ShellConfig {
+            limits: Limits { lease_millis: millis(self.lease), ..self.limits },
+            welcome,
+            ticket_key,
+            no_executor_wait: self.no_executor_wait,
+            max_jobs: self.max_jobs,
+        };
+        let plans = Arc::new(PlanStore::default());
+        let pool = PlanningPool::start(&runtime)?;
+        let (handle, messages) = ShellHandle::new(Arc::clone(&plans), runtime.clone());
+        let shell = Shell::new(config, plans, planners, pool, handle.downgrade());
+        runtime.spawn(shell.run(messages));
+        Ok(Scheduler { handle, max_message_bytes: self.max_message_bytes })
+    }
+}
+
+/// A running scheduler. Cheap to clone; it runs until [`Scheduler::shutdown`], or until the last clone and the last
+/// service of it are dropped.
+#[derive(Clone)]
+pub struct Scheduler {
+    pub(crate) handle: ShellHandle,
+    max_message_bytes: usize,
+}
+
+impl std::fmt::Debug for Scheduler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Scheduler").finish_non_exhaustive()
+    }
+}
+
+impl Scheduler {
+    /// The gRPC service, for a server or an in-memory transport of the caller's own;
+    /// [`Scheduler::serve_with_incoming`] is the shorter way.
+    pub fn service(&self) -> SchedulerServiceServer<SchedulerService> {
+        SchedulerServiceServer::new(SchedulerService::new(self.handle.clone()))
+            .max_decoding_message_size(self.max_message_bytes)
+            .max_encoding_message_size(usize::MAX)
+    }
+
+    /// Ends every job with an error and every session; returns when it is done.
+    pub async fn shutdown(&self) {
+        // If it fails, it is done already.
+        if self.handle.send(Message::Shutdown).await.is_ok() {
+            self.handle.closed().await;
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Larger at each start, as long as the clock does not go back; state that survives a start will count instead.
+fn epoch() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, millis)
+}

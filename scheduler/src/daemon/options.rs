@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Options of the daemon: from a flag, else from the environment, else from a TOML file, else the default.
+//!
+//! The file has the flags' names as keys: `bind-port = 50050`. An unknown key is an error.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Parser;
+use serde::Deserialize;
+
+use crate::builder::SchedulerBuilder;
+use crate::error::{Result, SchedulerError};
+
+const ABOUT: &str = "The scheduler of a Ballista cluster: plans queries, runs them on executors, and tells clients \
+                     where their results are.";
+
+const EXAMPLES: &str = "\
+Examples:
+  A cluster on this machine:
+    ballista-scheduler &
+    ballista-executor --scheduler-host 127.0.0.1 --scheduler-port 50050 &
+    ballista-cli --host 127.0.0.1 --port 50050 -c 'SELECT 1'
+
+  Reachable from other machines. There is no encryption and no authentication yet: whoever reaches the port can run
+  queries and read every file that executors can read. Keep it inside a private network.
+    ballista-scheduler --bind-host 0.0.0.0 --advertise-host scheduler.internal --insecure
+
+Every option is also an environment variable, BALLISTA_SCHEDULER_BIND_PORT for --bind-port, and a key in the TOML file
+of --config, bind-port = 50050. A flag goes before the environment, the environment before the file.
+
+Stops cleanly on SIGTERM and Ctrl-C: running queries fail with an error that says so, executors are told.";
+
+/// Options as given, on the command line with the environment, or in a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Parser, Deserialize)]
+#[command(name = "ballista-scheduler", version, about = ABOUT, after_long_help = EXAMPLES)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Options {
+    /// TOML file with options
+    #[arg(long, value_name = "FILE", env = "BALLISTA_SCHEDULER_CONFIG")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+    /// Address to listen on; 0.0.0.0 or :: for all, which needs --insecure [default: 127.0.0.1]
+    #[arg(long, value_name = "HOST", env = "BALLISTA_SCHEDULER_BIND_HOST")]
+    pub bind_host: Option<String>,
+    /// Port to listen on; 0 for any free one [default: 50050]
+    #[arg(long, value_name = "PORT", env = "BALLISTA_SCHEDULER_BIND_PORT")]
+    pub bind_port: Option<u16>,
+    /// Name by which clients and executors reach this host, if that is not --bind-host
+    #[arg(long, value_name = "HOST", env = "BALLISTA_SCHEDULER_ADVERTISE_HOST")]
+    pub advertise_host: Option<String>,
+    /// An executor that is not heard of for this long is lost, and the queries it worked for fail [default: 10]
+    #[arg(long, value_name = "SECONDS", env = "BALLISTA_SCHEDULER_LEASE_SECONDS")]
+    pub lease_seconds: Option<u64>,
+    /// How often executors shall be heard of [default: a fifth of the lease]
+    #[arg(long, value_name = "MILLIS", env = "BALLISTA_SCHEDULER_HEARTBEAT_MILLIS")]
+    pub heartbeat_millis: Option<u64>,
+    /// How long a query waits for a first executor before it fails [default: 30]
+    #[arg(long, value_name = "SECONDS", env = "BALLISTA_SCHEDULER_NO_EXECUTOR_WAIT_SECONDS")]
+    pub no_executor_wait_seconds: Option<u64>,
+    /// error, warn, info, debug or trace, also per module: info,ballista_scheduler=debug [default: info]
+    #[arg(long, value_name = "LEVEL", env = "BALLISTA_SCHEDULER_LOG_LEVEL")]
+    pub log_level: Option<String>,
+    /// Accept connections from other machines although nothing is encrypted and nobody is asked who they are
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        env = "BALLISTA_SCHEDULER_INSECURE"
+    )]
+    pub insecure: Option<bool>,
+}
+
+/// Options with defaults filled in, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Address to listen on.
+    pub bind_host: String,
+    /// Port to listen on; 0 for any.
+    pub bind_port: u16,
+    /// Name of this host for others.
+    pub advertise_host: String,
+    /// Lease of executors.
+    pub lease: Duration,
+    /// Heartbeat, if not the default.
+    pub heartbeat: Option<Duration>,
+    /// How long queries wait for an executor.
+    pub no_executor_wait: Duration,
+    /// Filter of log messages.
+    pub log_level: String,
+}
+
+impl Options {
+    /// Reads the file, fills in defaults, checks.
+    pub fn settings(self) -> Result<Settings> {
+        let file = self.config.as_deref().map(read).transpose()?.unwrap_or_default();
+        self.or(file).checked()
+    }
+
+    /// What is given here, else what is given there.
+    fn or(self, other: Self) -> Self {
+        Self {
+            config: self.config,
+            bind_host: self.bind_host.or(other.bind_host),
+            bind_port: self.bind_port.or(other.bind_port),
+            advertise_host: self.advertise_host.or(other.advertise_host),
+            lease_seconds: self.lease_seconds.or(other.lease_seconds),
+            heartbeat_millis: self.heartbeat_millis.or(other.heartbeat_millis),
+            no_executor_wait_seconds: self.no_executor_wait_seconds.or(other.no_executor_wait_seconds),
+            log_level: self.log_level.or(other.log_level),
+            insecure: self.insecure.or(other.insecure),
+        }
+    }
+
+    fn checked(self) -> Result<Settings> {
+        let bind_host = self.bind_host.unwrap_or_else(|| "127.0.0.1".to_owned());
+        if !is_loopback(&bind_host) && !self.insecure.unwrap_or(false) {
+            return Err(SchedulerError::Config(format!(
+                "--bind-host {bind_host} accepts connections from other machines, and nothing is encrypted and nobody \
+                 is asked who they are; listen on 127.0.0.1, or say --insecure if the network is private"
+            )));
+        }
+        Ok(Settings {
+            bind_port: self.bind_port.unwrap_or(50050),
+            advertise_host: self.advertise_host.unwrap_or_else(|| bind_host.clone()),
+            bind_host,
+            lease: Duration::from_secs(self.lease_seconds.unwrap_or(10)),
+            heartbeat: self.heartbeat_millis.map(Duration::from_millis),
+            no_executor_wait: Duration::from_secs(self.no_executor_wait_seconds.unwrap_or(30)),
+            log_level: self.log_level.unwrap_or_else(|| "info".to_owned()),
+        })
+    }
+}
+
+impl Settings {
+    /// A builder with these settings.
+    pub fn apply(&self, builder: SchedulerBuilder) -> SchedulerBuilder {
+        let builder = builder.lease(self.lease).no_executor_wait(self.no_executor_wait);
+        match self.heartbeat {
+            Some(heartbeat) => builder.heartbeat(heartbeat),
+            None => builder,
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Options> {
+    let refused = |reason: String| SchedulerError::Config(format!("{}: {reason}", path.display()));
+    let text = std::fs::read_to_string(path).map_err(|error| refused(error.to_string()))?;
+    toml::from_str(&text).map_err(|error| refused(error.to_string()))
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Options {
+        Options::try_parse_from(["ballista-scheduler"].iter().chain(arguments)).unwrap()
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed_and_every_option_has_a_variable() {
+        let command = Options::command();
+        command.clone().debug_assert();
+        for argument in command.get_arguments() {
+            let name = argument.get_id().as_str().to_uppercase();
+            let variable = argument.get_env().unwrap_or_else(|| panic!("{name} has no variable"));
+            assert_eq!(variable.to_str(), Some(format!("BALLISTA_SCHEDULER_{name}").as_str()));
+        }
+    }
+
+    #[test]
+    fn a_flag_goes_before_the_file_and_the_file_before_the_default() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("scheduler.toml");
+        std::fs::write(&path, "bind-port = 7\nlease-seconds = 20\nlog-level = \"debug\"\n").unwrap();
+        let settings = parse(&["--config", path.to_str().unwrap(), "--bind-port", "8"]).settings().unwrap();
+        assert_eq!((settings.bind_port, settings.lease, settings.log_level.as_str()), (8, Duration::from_secs(20), "debug"));
+        assert_eq!((settings.bind_host.as_str(), settings.advertise_host.as_str()), ("127.0.0.1", "127.0.0.1"));
+    }
+
+    #[test]
+    fn an_unknown_key_in_the_file_is_an_error_that_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("scheduler.toml");
+        std::fs::write(&path, "bind-prot = 7\n").unwrap();
+        let error = parse(&["--config", path.to_str().unwrap()]).settings().unwrap_err();
+        assert!(error.to_string().contains("bind-prot"), "{error}");
+    }
+
+    #[test]
+    fn other_machines_are_let_in_only_on_request() {
+        for host in ["0.0.0.0", "::", "10.0.0.1", "example.org"] {
+            let error = parse(&["--bind-host", host]).settings().unwrap_err();
+            assert!(error.to_string().contains("--insecure"), "{error}");
+            assert!(parse(&["--bind-host", host, "--insecure"]).settings().is_ok());
+            assert!(parse(&["--bind-host", host, "--insecure=false"]).settings().is_err());
+        }
+        for host in ["localhost", "127.0.0.1", "::1"] {
+            assert!(parse(&["--bind-host", host]).settings().is_ok());
+        }
+    }
+}

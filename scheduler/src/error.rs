@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What can go wrong in a scheduler as a whole, or with one message to it.
+//!
+//! What goes wrong in a *job* never gets here: it becomes a [`ClassifiedError`](ballista_core::ClassifiedError) in the
+//! job's last event. `Display` says what happened; the cause is reachable through `source()`.
+
+use std::io;
+
+use ballista_core::{ErrorClass, InvalidId};
+use ballista_exchange::ExchangeError;
+use tonic::{Code, Status};
+
+/// Result of an operation of this crate.
+pub type Result<T, E = SchedulerError> = std::result::Result<T, E>;
+
+/// A scheduler could not start or serve, or a message was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum SchedulerError {
+    /// A setting that makes no sense, and what would.
+    #[error("invalid scheduler configuration: {0}")]
+    Config(String),
+    /// The address is taken or not this host's.
+    #[error("cannot listen on {address}")]
+    Bind {
+        /// The address that was tried.
+        address: String,
+        /// The error of the operating system.
+        source: io::Error,
+    },
+    /// A resource of the operating system was refused.
+    #[error("cannot {action}")]
+    Io {
+        /// Verb phrase: `start a planning thread`, …
+        action: &'static str,
+        /// The error of the operating system.
+        source: io::Error,
+    },
+    /// A scheduler was built outside a tokio runtime.
+    #[error("a scheduler must be built inside a tokio runtime")]
+    NoRuntime,
+    /// The server ended by itself.
+    #[error("the scheduler's server failed")]
+    Serve(#[source] tonic::transport::Error),
+    /// Client, scheduler and executors are not of one version.
+    #[error("{who} speaks {what} {theirs}, this scheduler {ours}; use one version throughout the cluster")]
+    Incompatible {
+        /// Who sent the message.
+        who: String,
+        /// What differs.
+        what: &'static str,
+        /// The sender's version.
+        theirs: String,
+        /// The scheduler's version.
+        ours: String,
+    },
+    /// An executor may not join.
+    #[error("executor refused: {0}")]
+    Refused(String),
+    /// A message that does not follow the protocol.
+    #[error("protocol violated: {0}")]
+    Protocol(String),
+    /// The job or stage asked for is not, or no longer, known.
+    #[error("{0} is not known, or over")]
+    Gone(String),
+    /// The scheduler is being stopped.
+    #[error("the scheduler is stopping")]
+    Stopped,
+}
+
+impl SchedulerError {
+    /// What the other side should do about it.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Config(_) | Self::Incompatible { .. } | Self::Refused(_) => ErrorClass::User,
+            Self::NoRuntime | Self::Protocol(_) => ErrorClass::Deterministic,
+            Self::Bind { .. } | Self::Io { .. } | Self::Serve(_) | Self::Stopped => ErrorClass::Infra,
+            Self::Gone(_) => ErrorClass::Fenced,
+        }
+    }
+
+    /// The error as the answer to a gRPC call.
+    pub(crate) fn to_status(&self) -> Status {
+        let code = match self {
+            Self::Incompatible { .. } | Self::Refused(_) => Code::FailedPrecondition,
+            Self::Config(_) | Self::Protocol(_) => Code::InvalidArgument,
+            Self::Gone(_) => Code::NotFound,
+            Self::Stopped => Code::Unavailable,
+            Self::NoRuntime | Self::Bind { .. } | Self::Io { .. } | Self::Serve(_) => Code::Internal,
+        };
+        Status::new(code, self.to_string())
+    }
+}
+
+impl From<InvalidId> for SchedulerError {
+    fn from(error: InvalidId) -> Self {
+        Self::Protocol(error.to_string())
+    }
+}
+
+impl From<ExchangeError> for SchedulerError {
+    fn from(error: ExchangeError) -> Self {
+        Self::Protocol(error.full_text())
+    }
+}

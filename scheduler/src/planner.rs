@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The seam between the shell and planning: [`Planner`] is what the shell drives, [`JobPlanners`] makes the real ones,
+//! tests make scripted ones.
+
+use std::fmt;
+use std::sync::Arc;
+
+use ballista_core::StageId;
+use ballista_plan::codec::PlanCodec;
+use datafusion::error::Result;
+use prost::bytes::Bytes;
+
+use crate::planning::job::{ClusterShape, JobPlanner, PlanStep, StageResult};
+use crate::session::SessionProvider;
+
+/// Plans one job, step by step. Called on a planning thread, by one thread at a time.
+pub(crate) trait Planner: Send {
+    /// The stages that can run without knowing any result.
+    fn start(&mut self) -> Result<PlanStep>;
+    /// The stages that can run now that this one is finished.
+    fn stage_finished(&mut self, stage: StageId, result: StageResult) -> Result<PlanStep>;
+}
+
+impl Planner for JobPlanner {
+    fn start(&mut self) -> Result<PlanStep> {
+        Self::start(self)
+    }
+
+    fn stage_finished(&mut self, stage: StageId, result: StageResult) -> Result<PlanStep> {
+        Self::stage_finished(self, stage, result)
+    }
+}
+
+/// What a client asked for.
+#[derive(Clone)]
+pub(crate) struct PlanRequest {
+    pub(crate) session_id: String,
+    pub(crate) settings: Vec<(String, String)>,
+    pub(crate) plan: Bytes,
+}
+
+/// Makes the planner of a job, on a planning thread.
+pub(crate) trait PlannerFactory: fmt::Debug + Send + Sync + 'static {
+    fn planner(&self, request: &PlanRequest, cluster: ClusterShape) -> Result<Box<dyn Planner>>;
+}
+
+/// Planners for DataFusion plans.
+#[derive(Debug)]
+pub(crate) struct JobPlanners {
+    pub(crate) sessions: Arc<dyn SessionProvider>,
+    pub(crate) codec: PlanCodec,
+}
+
+impl PlannerFactory for JobPlanners {
+    fn planner(&self, request: &PlanRequest, cluster: ClusterShape) -> Result<Box<dyn Planner>> {
+        let session = self.sessions.session(&request.session_id, &request.settings)?;
+        Ok(Box::new(JobPlanner::try_new(&request.plan, &session, self.codec.clone(), cluster)?))
+    }
+}

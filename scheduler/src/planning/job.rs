@@ -1,0 +1,366 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Plans one job, a step at a time.
+//!
+//! [`JobPlanner::start`] gives the first stages; every finished stage brings more through
+//! [`JobPlanner::stage_finished`], until a step is `complete`: the final stage is among those given.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::array::Array;
+use ballista_core::{BallistaConfig, StageId};
+use ballista_plan::codec::{PlanCodec, decode_batches};
+use ballista_plan::config::ballista_config;
+use ballista_plan::slice::can_slice;
+use ballista_plan::stage::{OutputPartitioning, StageOutput, StagePlan};
+use bytes::Bytes;
+use datafusion::common::ScalarValue;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::session_state::SessionState;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::sorts::sort::SortExec;
+
+use super::adapt::{adapt, with_exact_statistics};
+use super::cut::{Cut, CutContext, CutPlan, cut, partitions};
+use super::fragment::{Parallelism, scanned_bytes, set_parallelism};
+use super::optimize::Optimizer;
+use super::range::{bounds_of, find_range_sort, mark_range_sort, replace_range_sort};
+
+/// Most buckets of one exchange.
+const MAX_BUCKETS: usize = 512;
+
+/// One executor, as far as planning is concerned.
+#[derive(Debug, Clone, Copy)]
+pub struct ExecutorShape {
+    /// Task slots.
+    pub slots: u32,
+    /// Memory pool in bytes.
+    pub memory_bytes: u64,
+}
+
+/// The executors that a job is planned for.
+#[derive(Debug, Clone, Default)]
+pub struct ClusterShape {
+    /// Those connected when the job was accepted.
+    pub executors: Vec<ExecutorShape>,
+}
+
+impl ClusterShape {
+    fn slots(&self) -> usize {
+        self.executors.iter().map(|executor| executor.slots as usize).sum::<usize>().max(1)
+    }
+
+    fn most_slots(&self) -> usize {
+        self.executors.iter().map(|executor| executor.slots as usize).max().unwrap_or(1).max(1)
+    }
+}
+
+/// What a finished stage reported, summed over its tasks.
+#[derive(Debug, Clone, Default)]
+pub struct StageResult {
+    /// Rows per bucket.
+    pub bucket_rows: Vec<u64>,
+    /// Bytes in memory per bucket.
+    pub bucket_bytes: Vec<u64>,
+    /// Rows in all.
+    pub rows: u64,
+    /// Bytes in all.
+    pub bytes: u64,
+    /// The rows themselves, as an Arrow IPC stream: of a scalar subquery.
+    pub inline: Option<Bytes>,
+    /// Sampled sort keys, each with the number of rows it stands for.
+    pub samples: Vec<(u64, Bytes)>,
+}
+
+/// How the partitions of a stage are handed to tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlannedSlicing {
+    /// Several tasks, each with at most this many partitions.
+    PerSlot {
+        /// At most so many partitions per task.
+        max_partitions: u32,
+    },
+    /// One task with all partitions, that can use this many slots.
+    Whole {
+        /// Slots of which it can make use.
+        slots: u32,
+    },
+}
+
+/// A stage to run.
+#[derive(Debug, Clone)]
+pub struct PlannedStage {
+    /// Its number.
+    pub stage: StageId,
+    /// Encoded [`StagePlan`].
+    pub plan: Bytes,
+    /// For people: the plan as text.
+    pub display: String,
+    /// Partitions of the plan.
+    pub partitions: u32,
+    /// How they are handed to tasks.
+    pub slicing: PlannedSlicing,
+    /// Stages whose output it reads; all finished.
+    pub inputs: Vec<StageId>,
+    /// So many rows are enough.
+    pub row_limit: Option<u64>,
+    /// Its rows are the result.
+    pub is_final: bool,
+    /// Result rows must arrive in the order of the partitions.
+    pub ordered: bool,
+}
+
+/// What to run next.
+#[derive(Debug, Clone, Default)]
+pub struct PlanStep {
+    /// Stages whose inputs are complete.
+    pub stages: Vec<PlannedStage>,
+    /// The job is one small task.
+    pub small: bool,
+    /// The final stage is among those given so far.
+    pub complete: bool,
+}
+
+/// Plans one job.
+#[derive(Debug)]
+pub struct JobPlanner {
+    remaining: Arc<dyn ExecutionPlan>,
+    codec: PlanCodec,
+    config: BallistaConfig,
+    cluster: ClusterShape,
+    optimizer: Optimizer,
+    single_task: bool,
+    stages: Stages,
+    complete: bool,
+}
+
+/// The stages made so far.
+#[derive(Debug)]
+struct Stages {
+    next: u32,
+    bucket_bytes: BTreeMap<StageId, Vec<u64>>,
+    scalars: BTreeMap<StageId, ScalarValue>,
+    finished: BTreeMap<StageId, ()>,
+    parallelism: Parallelism,
+    wait_for_build_bytes: Option<usize>,
+}
+
+impl CutContext for Stages {
+    fn is_complete(&self, stage: StageId) -> bool {
+        self.finished.contains_key(&stage)
+    }
+
+    fn scalar(&self, stage: StageId) -> Option<&ScalarValue> {
+        self.scalars.get(&stage)
+    }
+
+    fn next_stage(&mut self) -> StageId {
+        self.next += 1;
+        StageId(self.next - 1)
+    }
+
+    fn set_parallelism(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
+        set_parallelism(&plan, &self.bucket_bytes, &self.parallelism)
+    }
+
+    fn wait_for_build_bytes(&self) -> Option<usize> {
+        self.wait_for_build_bytes
+    }
+}
+
+impl JobPlanner {
+    /// A planner for the encoded `plan`, for a session and the executors of now.
+    pub fn try_new(plan: &[u8], session: &SessionState, codec: PlanCodec, cluster: ClusterShape) -> Result<Self> {
+        let remaining = codec.decode(plan, &session.task_ctx())?;
+        Ok(Self::new(remaining, session, codec, cluster))
+    }
+
+    /// A planner for a decoded plan.
+    pub fn new(
+        plan: Arc<dyn ExecutionPlan>,
+        session: &SessionState,
+        codec: PlanCodec,
+        cluster: ClusterShape,
+    ) -> Self {
+        let options = session.config_options();
+        let config = ballista_config(options);
+        let input_bytes = scanned_bytes(&plan);
+        let fits_one_task = input_bytes <= config.single_task_bytes || cluster.most_slots() == cluster.slots();
+        let single_task = config.single_task_bytes > 0 && fits_one_task;
+        let slots = cluster.slots();
+        let buckets = (input_bytes.div_ceil(config.bucket_bytes.max(1)) as usize).clamp(slots, MAX_BUCKETS.max(slots));
+        let target = if single_task { cluster.most_slots() } else { buckets.next_multiple_of(slots) };
+        let optimizer = Optimizer::new(options, &config, target, !single_task);
+        let waits = config.adaptive && config.broadcast_bytes > 0;
+        let stages = Stages {
+            next: 0,
+            bucket_bytes: BTreeMap::new(),
+            scalars: BTreeMap::new(),
+            finished: BTreeMap::new(),
+            parallelism: Parallelism { slots, read_bytes: config.read_bytes, scan_bytes: config.bucket_bytes },
+            wait_for_build_bytes: waits.then_some(4 * config.broadcast_bytes as usize),
+        };
+        Self { remaining: plan, codec, config, cluster, optimizer, single_task, stages, complete: false }
+    }
+
+    /// The first stages.
+    pub fn start(&mut self) -> Result<PlanStep> {
+        let plan = self.optimizer.optimize(Arc::clone(&self.remaining))?;
+        if self.single_task {
+            self.remaining = plan;
+            let last = self.final_stage(true)?;
+            self.complete = true;
+            return Ok(PlanStep { stages: vec![last], small: true, complete: true });
+        }
+        self.remaining = mark_range_sort(&plan, self.config.range_sort_bytes as usize)?;
+        self.next_step()
+    }
+
+    /// The stages that became possible because `stage` has finished.
+    pub fn stage_finished(&mut self, stage: StageId, result: StageResult) -> Result<PlanStep> {
+        if self.complete {
+            return Ok(PlanStep { complete: true, ..PlanStep::default() });
+        }
+        let plan = Arc::clone(&self.remaining);
+        if let Some(inline) = &result.inline {
+            let value = scalar_of(inline, &reader_schema(&plan, stage)?)?;
+            self.stages.scalars.insert(stage, value);
+        }
+        self.stages.bucket_bytes.insert(stage, result.bucket_bytes);
+        self.stages.finished.insert(stage, ());
+        self.remaining = with_exact_statistics(plan, stage, result.rows, result.bytes)?;
+        if self.config.adaptive {
+            let (adapted, changed) = adapt(Arc::clone(&self.remaining), self.config.broadcast_bytes as usize)?;
+            if changed {
+                self.remaining = self.optimizer.reoptimize(adapted)?;
+            }
+        }
+        let range_input = find_range_sort(&self.remaining)
+            .and_then(|sort| sort.input().downcast_ref::<ballista_plan::reader::ShuffleReaderExec>())
+            .is_some_and(|reader| reader.stage() == stage);
+        if range_input {
+            return self.plan_range_exchange(result.bytes, &result.samples);
+        }
+        self.next_step()
+    }
+
+    fn next_step(&mut self) -> Result<PlanStep> {
+        let CutPlan { plan, cuts, ready } = cut(&self.remaining, &mut self.stages)?;
+        self.remaining = plan;
+        let mut stages = cuts.into_iter().map(|cut| self.planned(cut)).collect::<Result<Vec<_>>>()?;
+        if ready {
+            stages.push(self.final_stage(false)?);
+            self.complete = true;
+        }
+        Ok(PlanStep { stages, small: false, complete: self.complete })
+    }
+
+    /// The input of the global sort lies in the executors: move it into ranges, or sort it in one task if it is small.
+    fn plan_range_exchange(&mut self, bytes: u64, samples: &[(u64, Bytes)]) -> Result<PlanStep> {
+        let Some(sort) = find_range_sort(&self.remaining) else { return self.next_step() };
+        let ordering = sort.ordering().clone();
+        if bytes <= self.config.range_sort_bytes || self.stages.parallelism.slots == 1 {
+            self.remaining = replace_range_sort(&self.remaining, sort.merged())?;
+            return self.next_step();
+        }
+        let input = Arc::clone(sort.input());
+        let by_size = bytes.div_ceil(self.config.read_bytes.max(1)) as usize;
+        let wanted = by_size.clamp(self.stages.parallelism.slots, MAX_BUCKETS);
+        let bounds = bounds_of(&ordering, &input.schema(), samples, wanted)?;
+        let buckets = bounds.first().map_or(0, |column| column.len()) + 1;
+        let stage = self.stages.next_stage();
+        let partitioning = OutputPartitioning::Range { keys: ordering.clone(), bounds, buckets };
+        let statistics = ballista_plan::reader::ExchangeStatistics { rows: None, bytes: None, exact: false };
+        let ranges = (0..buckets as u32).map(|bucket| bucket..bucket + 1).collect();
+        let reader = ballista_plan::reader::ShuffleReaderExec::new(stage, input.schema(), ranges, statistics);
+        let sorted = SortExec::new(ordering, Arc::new(reader)).with_preserve_partitioning(true);
+        self.remaining = replace_range_sort(&self.remaining, Arc::new(sorted))?;
+        let output = StageOutput::Exchange { partitioning, sample: vec![] };
+        let planned = self.planned(Cut { stage, plan: input, output, row_limit: None })?;
+        Ok(PlanStep { stages: vec![planned], small: false, complete: false })
+    }
+
+    fn final_stage(&mut self, whole: bool) -> Result<PlannedStage> {
+        let stage = self.stages.next_stage();
+        let plan = if whole {
+            Arc::clone(&self.remaining)
+        } else {
+            self.stages.set_parallelism(Arc::clone(&self.remaining))?
+        };
+        // Several sorted partitions at the root only come from a range exchange.
+        let ordered = !whole && partitions(&plan) > 1 && ends_in_range_sort(&plan);
+        let output = StageOutput::Result { ordered };
+        let mut planned = self.planned(Cut { stage, plan, output, row_limit: None })?;
+        if whole {
+            planned.slicing = PlannedSlicing::Whole { slots: self.cluster.most_slots() as u32 };
+        }
+        planned.is_final = true;
+        planned.ordered = ordered;
+        Ok(planned)
+    }
+
+    fn planned(&self, cut: Cut) -> Result<PlannedStage> {
+        let slicing = if can_slice(&cut.plan) {
+            PlannedSlicing::PerSlot { max_partitions: u32::MAX }
+        } else {
+            PlannedSlicing::Whole { slots: self.cluster.most_slots() as u32 }
+        };
+        let partitions = partitions(&cut.plan) as u32;
+        let inputs = inputs_of(&cut.plan)?;
+        let display = datafusion::physical_plan::displayable(cut.plan.as_ref()).indent(false).to_string();
+        let plan = self.codec.encode_stage(&StagePlan { plan: cut.plan, output: cut.output })?;
+        Ok(PlannedStage {
+            stage: cut.stage,
+            plan,
+            display,
+            partitions,
+            slicing,
+            inputs,
+            row_limit: cut.row_limit,
+            is_final: false,
+            ordered: false,
+        })
+    }
+}
+
+fn ends_in_range_sort(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    if plan.is::<datafusion::physical_plan::projection::ProjectionExec>() {
+        return ends_in_range_sort(plan.children()[0]);
+    }
+    plan.is::<SortExec>()
+}
+
+fn inputs_of(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<StageId>> {
+    let mut stages = std::collections::BTreeSet::new();
+    plan.apply(|node| {
+        if let Some(reader) = node.downcast_ref::<ballista_plan::reader::ShuffleReaderExec>() {
+            stages.insert(reader.stage());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(stages.into_iter().collect())
+}
+
+fn reader_schema(plan: &Arc<dyn ExecutionPlan>, stage: StageId) -> Result<arrow::datatypes::SchemaRef> {
+    let mut schema = None;
+    plan.apply(|node| {
+        if let Some(reader) = node.downcast_ref::<ballista_plan::reader::ShuffleReaderExec>()
+            && reader.stage() == stage
+        {
+            schema = Some(node.schema());
+            return Ok(TreeNodeRecursion::Stop);
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    schema.ok_or_else(|| DataFusionError::Internal(format!("no reader of stage {stage} in the remaining plan")))
+}
+
+/// The one value of a scalar subquery; NULL if it has no row.
+fn scalar_of(inline: &[u8], schema: &arrow::datatypes::SchemaRef) -> Result<ScalarValue> {
+    let rows = decode_batches(inline)?.into_iter().find(|batch| batch.num_rows() > 0);
+    match rows {
+        Some(batch) => ScalarValue::try_from_array(batch.column(0), 0),
+        None => ScalarValue::try_from(schema.field(0).data_type()),
+    }
+}

@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The gRPC methods. They check and translate what comes in, pass it to the shell, and stream what comes back; nothing
+//! is decided here.
+//!
+//! * `execute`: a client's query and its stream of events.
+//! * `session`: an executor's session.
+
+mod execute;
+mod session;
+
+use std::pin::Pin;
+
+use async_trait::async_trait;
+use ballista_core::{JobId, PROTOCOL_VERSION, StageId};
+use ballista_proto as proto;
+use futures::Stream;
+use proto::scheduler_service_server::SchedulerService as Api;
+use tonic::{Request, Response, Status, Streaming};
+
+use self::execute::ClientStream;
+use self::session::SessionStream;
+use crate::error::{Result, SchedulerError};
+use crate::shell::message::{Message, ShellHandle};
+
+/// Plans are sent in pieces of this size.
+const CHUNK_BYTES: usize = 1 << 20;
+
+type Reply<T> = Result<Response<T>, Status>;
+type PlanStream = Pin<Box<dyn Stream<Item = Result<proto::StagePlanChunk, Status>> + Send>>;
+
+/// The scheduler as a gRPC service. Cheap to clone.
+#[derive(Clone)]
+pub struct SchedulerService {
+    shell: ShellHandle,
+}
+
+impl std::fmt::Debug for SchedulerService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SchedulerService").finish_non_exhaustive()
+    }
+}
+
+impl SchedulerService {
+    pub(crate) fn new(shell: ShellHandle) -> Self {
+        Self { shell }
+    }
+}
+
+#[async_trait]
+impl Api for SchedulerService {
+    type ExecuteStream = ClientStream;
+    type GetStagePlanStream = PlanStream;
+    type SessionStream = SessionStream;
+
+    async fn execute(&self, request: Request<proto::ExecuteRequest>) -> Reply<ClientStream> {
+        let stream = execute::execute(&self.shell, request.into_inner()).await;
+        stream.map(Response::new).map_err(|error| error.to_status())
+    }
+
+    async fn cancel_job(&self, request: Request<proto::CancelJobRequest>) -> Reply<proto::CancelJobResponse> {
+        let cancel = async {
+            let job = JobId::new(&request.get_ref().job)?;
+            self.shell.ask(|reply| Message::Cancel { job, reply }).await
+        };
+        let found = cancel.await.map_err(|error: SchedulerError| error.to_status())?;
+        Ok(Response::new(proto::CancelJobResponse { found }))
+    }
+
+    async fn get_cluster(&self, _: Request<proto::GetClusterRequest>) -> Reply<proto::GetClusterResponse> {
+        let cluster = self.shell.ask(|reply| Message::Cluster { reply }).await;
+        cluster.map(Response::new).map_err(|error| error.to_status())
+    }
+
+    async fn get_stage_plan(&self, request: Request<proto::GetStagePlanRequest>) -> Reply<PlanStream> {
+        let proto::GetStagePlanRequest { job, stage, .. } = request.into_inner();
+        let plan = JobId::new(&job).map_err(SchedulerError::from);
+        let plan = plan.and_then(|job| self.shell.stage_plan(&job, StageId(stage)));
+        let mut plan = plan.map_err(|error| error.to_status())?;
+        let chunks = std::iter::from_fn(move || {
+            let data = plan.split_to(plan.len().min(CHUNK_BYTES));
+            (!data.is_empty()).then_some(Ok(proto::StagePlanChunk { data }))
+        });
+        Ok(Response::new(Box::pin(futures::stream::iter(chunks))))
+    }
+
+    async fn session(&self, request: Request<Streaming<proto::ExecutorMessage>>) -> Reply<SessionStream> {
+        let stream = session::open(&self.shell, request.into_inner()).await;
+        stream.map(Response::new).map_err(|error| error.to_status())
+    }
+}
+
+/// Refuses a peer that would misunderstand us, or whose plans we would.
+fn check_versions(who: &str, protocol: u32, datafusion: &str) -> Result<()> {
+    let incompatible = |what, theirs: &dyn ToString, ours: &dyn ToString| SchedulerError::Incompatible {
+        who: who.to_owned(),
+        what,
+        theirs: theirs.to_string(),
+        ours: ours.to_string(),
+    };
+    if protocol != PROTOCOL_VERSION {
+        return Err(incompatible("protocol version", &protocol, &PROTOCOL_VERSION));
+    }
+    if datafusion != datafusion::DATAFUSION_VERSION {
+        return Err(incompatible("DataFusion", &datafusion, &datafusion::DATAFUSION_VERSION));
+    }
+    Ok(())
+}

@@ -1,0 +1,189 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the shell does about each effect of the core.
+
+use ballista_core::{ClassifiedError, ErrorClass, JobId, TaskKey};
+use ballista_exchange::Ticket;
+use ballista_exchange::wire::task_key_to_proto;
+use ballista_proto as proto;
+use ballista_scheduler_core::{Effect, Event};
+use proto::job_event::Event as ToClient;
+use proto::scheduler_message::Message as ToExecutor;
+use tracing::{debug, info};
+
+use super::Shell;
+use super::executors::Life;
+use super::job::{End, Task, TaskPhase};
+use super::pool::catch;
+
+/// Jobs that are remembered after they were freed.
+const ENDED_JOBS: usize = 100;
+
+impl Shell {
+    /// Does what an effect says. A panic fails its job only; the effects that follow it are carried out all the same.
+    pub(super) fn carry_out(&mut self, effect: Effect) {
+        let (job, launch) = match &effect {
+            Effect::Launch { task, executor, incarnation, .. } => {
+                (Some(task.job.clone()), Some((task.clone(), (executor.clone(), *incarnation))))
+            }
+            Effect::CancelTask { task, .. } | Effect::StreamReady { task, .. } => (Some(task.job.clone()), None),
+            Effect::Plan { job, .. }
+            | Effect::FreeStage { job, .. }
+            | Effect::FreeJob { job, .. }
+            | Effect::JobFinished { job }
+            | Effect::JobFailed { job, .. }
+            | Effect::JobCancelled { job } => (Some(job.clone()), None),
+            Effect::FenceExecutor { .. } => (None, None),
+        };
+        if let Err(panic) = catch(|| self.apply(effect)) {
+            if let Some((task, life)) = launch {
+                self.launch_failed(task, life, &format!("panic: {panic}"));
+            }
+            self.panicked(job, &panic);
+        }
+    }
+
+    fn apply(&mut self, effect: Effect) {
+        match effect {
+            Effect::Plan { job, finished } => self.plan(&job, finished),
+            Effect::Launch { task, executor, incarnation, partitions, .. } => {
+                let life = (executor, incarnation);
+                if let Err(problem) = self.launch(&task, &life, partitions) {
+                    self.launch_failed(task, life, &problem);
+                }
+            }
+            Effect::CancelTask { task, executor, incarnation } => {
+                debug!(%task, %executor, "task cancelled");
+                if let Some(record) = self.jobs.get_mut(&task.job).and_then(|job| job.task(&task)) {
+                    record.phase = TaskPhase::Cancelled;
+                }
+                let cancel = proto::CancelTask { task: Some(task_key_to_proto(&task)) };
+                self.send(&(executor, incarnation), ToExecutor::Cancel(cancel));
+            }
+            Effect::StreamReady { task, executor, incarnation } => self.result_ready(&task, &(executor, incarnation)),
+            Effect::FreeStage { job, stage, executors } => {
+                self.plans.remove_stage(&job, stage);
+                if let Some(record) = self.jobs.get_mut(&job).and_then(|record| record.stages.get_mut(&stage)) {
+                    record.tasks.clear();
+                    record.located = None;
+                    record.outputs = super::outputs::StageOutputs::default();
+                }
+                for life in executors {
+                    let free = proto::FreeStage { job: job.to_string(), stage: stage.0 };
+                    self.send(&life, ToExecutor::FreeStage(free));
+                }
+            }
+            Effect::FreeJob { job, executors } => {
+                for life in executors {
+                    self.send(&life, ToExecutor::FreeJob(proto::FreeJob { job: job.to_string() }));
+                }
+                self.forget(&job, "cancelled");
+            }
+            Effect::JobFinished { job } => self.job_finished(&job),
+            Effect::JobFailed { job, error } => {
+                info!(%job, class = %error.class, message = %error.message, "job failed");
+                if let Some(record) = self.jobs.get_mut(&job) {
+                    record.fail(&error);
+                }
+            }
+            Effect::JobCancelled { job } => {
+                info!(%job, "job cancelled");
+                if let Some(record) = self.jobs.get_mut(&job) {
+                    record.cancelled();
+                }
+            }
+            Effect::FenceExecutor { executor, incarnation } => {
+                let life = (executor, incarnation);
+                if let Some(gone) = self.executors.remove(&life) {
+                    let reason = "this incarnation is no longer part of the cluster; register as a new one";
+                    // Its queue may be closed or full; the end of the stream says the same.
+                    let _ = gone.session.send(ToExecutor::Fenced(proto::Fenced { reason: reason.to_owned() }));
+                }
+            }
+        }
+    }
+
+    fn launch(&mut self, task: &TaskKey, life: &Life, partitions: Vec<u32>) -> Result<(), String> {
+        let job = self.jobs.get_mut(&task.job).ok_or("its job is gone")?;
+        let stage = job.stages.get(&task.stage).ok_or("its stage is unknown")?;
+        let launch = proto::Launch {
+            task: Some(task_key_to_proto(task)),
+            settings: job.settings.clone(),
+            session_id: job.session_id.clone(),
+            inputs: job.inputs_of(stage).ok_or("an input of its stage is not finished")?,
+            is_final: stage.is_final,
+            partitions,
+        };
+        debug!(%task, executor = %life.0, partitions = launch.partitions.len(), "task launched");
+        let first_partition = launch.partitions.first().copied().unwrap_or(0);
+        let record = Task { life: life.clone(), first_partition, phase: TaskPhase::Running, inline: None };
+        if let Some(stage) = job.stages.get_mut(&task.stage) {
+            stage.tasks.insert((task.task, task.attempt), record);
+        }
+        self.send(life, ToExecutor::Launch(launch));
+        Ok(())
+    }
+
+    /// The executor never heard of the task: gives its slots back, and ends its job.
+    fn launch_failed(&mut self, task: TaskKey, (executor, incarnation): Life, problem: &str) {
+        let message = format!("task {task} could not be launched: {problem}");
+        let error = ClassifiedError::new(ErrorClass::Deterministic, message);
+        self.events.push_back(Event::TaskFailed { task, executor, incarnation, error });
+    }
+
+    /// Tells the client of a part of the result: the rows themselves, or where to fetch them.
+    fn result_ready(&mut self, task: &TaskKey, life: &Life) {
+        let Some(job) = self.jobs.get_mut(&task.job) else { return };
+        let Some(stage) = job.stages.get_mut(&task.stage) else { return };
+        let Some(record) = stage.tasks.get_mut(&(task.task, task.attempt)) else { return };
+        let mut part = proto::ResultPart { order: record.first_partition, ordered: stage.ordered, ..Default::default() };
+        match (record.inline.take(), self.executors.get(life)) {
+            (Some(rows), _) => part.inline = rows,
+            (None, Some(executor)) => {
+                let ticket = Ticket::result(life.1, task.clone());
+                part.ticket = self.config.ticket_key.sign(&ticket.to_proto());
+                part.location = Some(executor.address.to_proto());
+                job.remote_parts += 1;
+            }
+            // Its loss, which fails the job, is among the events that wait.
+            (None, None) => return,
+        }
+        job.parts += 1;
+        job.client.send(ToClient::Result(part));
+    }
+
+    fn job_finished(&mut self, id: &JobId) {
+        let view = self.state.job(id);
+        let Some(job) = self.jobs.get_mut(id).filter(|job| job.end.is_none()) else { return };
+        job.end = Some(End::Finished);
+        let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        let finished = proto::JobFinished {
+            stages: view.as_ref().map_or(0, |view| count(view.stages.len())),
+            tasks: view.as_ref().map_or(0, |view| u32::try_from(view.tasks.done).unwrap_or(u32::MAX)),
+            rows: view.as_ref().map_or(0, |view| view.rows),
+            bytes_exchanged: job.bytes_exchanged,
+            parts: job.parts,
+        };
+        info!(job = %id, stages = finished.stages, tasks = finished.tasks, rows = finished.rows, "job finished");
+        job.client.send(ToClient::Finished(finished));
+        job.planning = super::job::Planning { complete: true, ..Default::default() };
+        if job.remote_parts == 0 {
+            // The client has everything.
+            self.events.push_back(Event::ClientDone { job: id.clone() });
+        }
+    }
+
+    /// Drops the record of a job, and with it everything that was kept for it.
+    pub(super) fn forget(&mut self, id: &JobId, state: &'static str) {
+        self.plans.remove_job(id);
+        self.progress_due.remove(id);
+        let Some(job) = self.jobs.remove(id) else { return };
+        let mut info = self.job_info(id, &job);
+        if job.end.is_none() {
+            info.state = state.to_owned();
+        }
+        self.ended.push_back(info);
+        while self.ended.len() > ENDED_JOBS {
+            self.ended.pop_front();
+        }
+    }
+}

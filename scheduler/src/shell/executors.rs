@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the shell keeps of connected executors: addresses, session queues, acknowledgements.
+//!
+//! *Invariant:* one incarnation has one session. When its stream ends, the incarnation is over; an executor whose
+//! connection broke comes back as a new one. Nothing that was sent can then be lost without the core knowing, which is
+//! why there is no grace period: in it, new tasks would be sent to a process that is most likely dead.
+
+use std::collections::BTreeMap;
+
+use ballista_core::{ExecutorId, Incarnation};
+use ballista_exchange::ExecutorAddress;
+use ballista_proto as proto;
+use proto::scheduler_message::Message;
+use tokio::sync::{mpsc, oneshot};
+
+use super::message::Registration;
+use crate::error::{Result, SchedulerError};
+use crate::planning::job::ExecutorShape;
+
+/// Messages that may wait for an executor; one that does not take them is lost.
+const QUEUE: usize = 4096;
+
+/// One incarnation of an executor.
+pub(crate) type Life = (ExecutorId, Incarnation);
+
+/// The shell's end of a session stream.
+pub(crate) struct Session {
+    queue: mpsc::Sender<proto::SchedulerMessage>,
+    /// Dropped with the session, which stops the task that reads from the executor.
+    _open: oneshot::Sender<()>,
+}
+
+/// The service's end of a session stream.
+pub(crate) struct SessionEnd {
+    /// What shall be sent.
+    pub(crate) messages: mpsc::Receiver<proto::SchedulerMessage>,
+    /// Resolves when the shell gave the session up.
+    pub(crate) given_up: oneshot::Receiver<()>,
+}
+
+impl Session {
+    pub(crate) fn new() -> (Self, SessionEnd) {
+        let (queue, messages) = mpsc::channel(QUEUE);
+        let (open, given_up) = oneshot::channel();
+        (Self { queue, _open: open }, SessionEnd { messages, given_up })
+    }
+
+    /// Queues a message; an error says why the executor counts as lost.
+    pub(crate) fn send(&self, message: Message) -> Result<(), &'static str> {
+        self.queue.try_send(proto::SchedulerMessage { message: Some(message) }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => "it does not take its messages",
+            mpsc::error::TrySendError::Closed(_) => "its session stream closed",
+        })
+    }
+}
+
+/// A connected executor.
+pub(crate) struct Executor {
+    pub(crate) address: ExecutorAddress,
+    pub(crate) session: Session,
+    pub(crate) draining: bool,
+    slots: u32,
+    memory_bytes: u64,
+    /// Statuses up to this number were taken in.
+    taken: u64,
+}
+
+/// All connected executors.
+#[derive(Default)]
+pub(crate) struct Executors {
+    lives: BTreeMap<Life, Executor>,
+    /// Of the first executor; all others must have the same. Forgotten with the last executor.
+    fingerprint: Option<u64>,
+    /// Whose statuses are taken in but not acknowledged.
+    ack_due: Vec<Life>,
+}
+
+impl Executors {
+    /// Adds an executor; refuses one whose hash functions differ from those already here.
+    pub(crate) fn join(&mut self, registration: Registration, session: Session) -> Result<Life> {
+        let Registration { address, fingerprint, slots, memory_bytes } = registration;
+        match self.fingerprint {
+            Some(ours) if ours != fingerprint => {
+                return Err(SchedulerError::Refused(format!(
+                    "the hash fingerprint of {address} is {fingerprint:016x}, that of the cluster {ours:016x}: rows of \
+                     one key would go to different tasks; run the same build on the same kind of processor everywhere"
+                )));
+            }
+            _ => self.fingerprint = Some(fingerprint),
+        }
+        let life = (address.executor.clone(), address.incarnation);
+        let executor = Executor { address, session, draining: false, slots, memory_bytes, taken: 0 };
+        self.lives.insert(life.clone(), executor);
+        Ok(life)
+    }
+
+    pub(crate) fn get(&self, life: &Life) -> Option<&Executor> {
+        self.lives.get(life)
+    }
+
+    pub(crate) fn get_mut(&mut self, life: &Life) -> Option<&mut Executor> {
+        self.lives.get_mut(life)
+    }
+
+    /// Forgets an executor; its session stream ends.
+    pub(crate) fn remove(&mut self, life: &Life) -> Option<Executor> {
+        let executor = self.lives.remove(life);
+        if self.lives.is_empty() {
+            self.fingerprint = None;
+        }
+        executor
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.lives.len()
+    }
+
+    /// Whether somebody would take a task.
+    pub(crate) fn can_run_tasks(&self) -> bool {
+        self.lives.values().any(Executor::runs_tasks)
+    }
+
+    /// Those that take tasks, as planning sees them.
+    pub(crate) fn shapes(&self) -> Vec<ExecutorShape> {
+        let able = self.lives.values().filter(|executor| executor.runs_tasks());
+        able.map(|executor| ExecutorShape { slots: executor.slots, memory_bytes: executor.memory_bytes }).collect()
+    }
+
+    /// Notes a status. `false`: it was taken in before, or comes from an executor that is gone.
+    pub(crate) fn take_status(&mut self, life: &Life, sequence: u64) -> bool {
+        let Some(executor) = self.lives.get_mut(life) else { return false };
+        if !self.ack_due.contains(life) {
+            self.ack_due.push(life.clone());
+        }
+        let is_new = sequence > executor.taken;
+        if is_new && executor.taken > 0 && sequence > executor.taken + 1 {
+            tracing::warn!(executor = %life.0, from = executor.taken, to = sequence, "statuses are missing");
+        }
+        executor.taken = executor.taken.max(sequence);
+        is_new
+    }
+
+    /// Acknowledges what was taken in since the last call; the executors that did not take it are lost.
+    pub(crate) fn acknowledge(&mut self) -> Vec<(Life, &'static str)> {
+        let mut lost = Vec::new();
+        for life in self.ack_due.drain(..) {
+            let Some(executor) = self.lives.get(&life) else { continue };
+            let ack = proto::StatusAck { sequence: executor.taken };
+            if let Err(reason) = executor.session.send(Message::Ack(ack)) {
+                lost.push((life, reason));
+            }
+        }
+        lost
+    }
+}
+
+impl Executor {
+    fn runs_tasks(&self) -> bool {
+        self.slots > 0 && !self.draining
+    }
+}

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the shell keeps of a job that the core does not: the client's queue, the planner, plans, outputs.
+//!
+//! A record lives from the submission until the core says `FreeJob`, and everything of the job goes with it.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use ballista_core::{ClassifiedError, ErrorClass, JobId, StageId, TaskId, TaskKey};
+use ballista_proto as proto;
+use ballista_scheduler_core::{Instant64, JobState, JobView};
+use prost::bytes::Bytes;
+
+use super::client::ClientQueue;
+use super::executors::Life;
+use super::message::Submission;
+use super::outputs::StageOutputs;
+use crate::planner::{PlanRequest, Planner};
+use crate::planning::job::{PlannedStage, StageResult};
+
+/// A job of a client.
+pub(crate) struct Job {
+    pub(crate) name: String,
+    pub(crate) weight: u32,
+    /// As they go to executors with each task.
+    pub(crate) settings: Vec<proto::Setting>,
+    pub(crate) session_id: String,
+    pub(crate) client: ClientQueue,
+    pub(crate) planning: Planning,
+    pub(crate) stages: BTreeMap<StageId, Stage>,
+    pub(crate) submitted: Instant64,
+    /// The core knows of it; until an executor is there, it does not.
+    pub(crate) in_core: bool,
+    /// What the client was told of its end.
+    pub(crate) end: Option<End>,
+    /// Why it is being cancelled, for the client.
+    pub(crate) cancel_reason: Option<String>,
+    /// Parts of the result that the client was told of, and those of them that it fetches itself.
+    pub(crate) parts: u32,
+    pub(crate) remote_parts: u32,
+    /// Bytes that stages wrote for other stages.
+    pub(crate) bytes_exchanged: u64,
+    /// When progress was last sent.
+    pub(crate) progress_sent: Instant64,
+}
+
+/// How a job ended, as its client knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum End {
+    Finished,
+    Failed(ErrorClass),
+    Cancelled,
+}
+
+/// The planner of a job: at home, or out on a planning thread.
+#[derive(Default)]
+pub(crate) struct Planning {
+    /// Until the planner is made.
+    pub(crate) request: Option<PlanRequest>,
+    pub(crate) planner: Option<Box<dyn Planner>>,
+    /// It is on a planning thread.
+    pub(crate) is_out: bool,
+    /// Finished stages that it was not told of yet.
+    pub(crate) due: VecDeque<(StageId, StageResult)>,
+    /// Nothing is left to plan.
+    pub(crate) complete: bool,
+}
+
+/// A planned stage.
+pub(crate) struct Stage {
+    pub(crate) is_final: bool,
+    pub(crate) ordered: bool,
+    pub(crate) inputs: Vec<StageId>,
+    pub(crate) tasks: HashMap<(TaskId, u32), Task>,
+    pub(crate) outputs: StageOutputs,
+    /// Where its outputs are, once it is finished.
+    pub(crate) located: Option<proto::StageInput>,
+}
+
+/// A task attempt that was launched.
+pub(crate) struct Task {
+    pub(crate) life: Life,
+    pub(crate) first_partition: u32,
+    pub(crate) phase: TaskPhase,
+    /// Rows of the result that came with its status.
+    pub(crate) inline: Option<Bytes>,
+}
+
+/// Where a task attempt is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TaskPhase {
+    Running,
+    Cancelled,
+    Finished,
+}
+
+impl Job {
+    pub(crate) fn new(submission: Submission, submitted: Instant64) -> (JobId, Self) {
+        let Submission { job: id, request, client } = submission;
+        let setting = |wanted: &str| {
+            request.settings.iter().rev().find(|(key, _)| key == wanted).map(|(_, value)| value.as_str())
+        };
+        let to_proto = |(key, value): &(String, String)| proto::Setting { key: key.clone(), value: value.clone() };
+        let job = Self {
+            name: setting("ballista.job.name").unwrap_or_default().to_owned(),
+            // A weight that is no number fails the job when it is planned.
+            weight: setting("ballista.job.weight").and_then(|weight| weight.parse().ok()).unwrap_or(1),
+            settings: request.settings.iter().map(to_proto).collect(),
+            session_id: request.session_id.clone(),
+            client,
+            planning: Planning { request: Some(request), ..Planning::default() },
+            stages: BTreeMap::new(),
+            submitted,
+            in_core: false,
+            end: None,
+            cancel_reason: None,
+            parts: 0,
+            remote_parts: 0,
+            bytes_exchanged: 0,
+            progress_sent: submitted,
+        };
+        (id, job)
+    }
+
+    /// Adds a stage; its plan is kept elsewhere.
+    pub(crate) fn add_stage(&mut self, planned: &PlannedStage) {
+        let stage = Stage {
+            is_final: planned.is_final,
+            ordered: planned.ordered,
+            inputs: planned.inputs.clone(),
+            tasks: HashMap::new(),
+            outputs: StageOutputs::default(),
+            located: None,
+        };
+        self.stages.insert(planned.stage, stage);
+    }
+
+    /// The launched task of exactly this attempt.
+    pub(crate) fn task(&mut self, key: &TaskKey) -> Option<&mut Task> {
+        self.stages.get_mut(&key.stage)?.tasks.get_mut(&(key.task, key.attempt))
+    }
+
+    /// Takes in the output of a task that finished. `Ok` if it does not count, either: a duplicate, a late or a
+    /// cancelled one. An error says what is wrong with the output.
+    pub(crate) fn take_output(&mut self, key: &TaskKey, life: &Life, output: proto::TaskOutput) -> Result<(), String> {
+        let Some(stage) = self.stages.get_mut(&key.stage) else { return Ok(()) };
+        let Some(task) = stage.tasks.get_mut(&(key.task, key.attempt)) else { return Ok(()) };
+        if task.life != *life || task.phase != TaskPhase::Running {
+            return Ok(());
+        }
+        task.phase = TaskPhase::Finished;
+        if stage.is_final {
+            task.inline = output.is_inline.then_some(output.inline);
+            return Ok(());
+        }
+        self.bytes_exchanged = self.bytes_exchanged.saturating_add(output.bytes);
+        stage.outputs.add(life, output)
+    }
+
+    /// Where the inputs of a stage are. `None` if one is not finished, which the core rules out for a launch.
+    pub(crate) fn inputs_of(&self, stage: &Stage) -> Option<Vec<proto::StageInput>> {
+        stage.inputs.iter().map(|input| self.stages.get(input)?.located.clone()).collect()
+    }
+
+    /// Bytes of finished and unfinished inputs by executor.
+    pub(crate) fn input_bytes(&self, inputs: &[StageId]) -> BTreeMap<Life, u64> {
+        let mut bytes = BTreeMap::new();
+        for stage in inputs.iter().filter_map(|input| self.stages.get(input)) {
+            for (life, held) in stage.outputs.bytes_by_holder() {
+                *bytes.entry(life.clone()).or_insert(0) += held;
+            }
+        }
+        bytes
+    }
+
+    /// Tells the client that the job failed, unless it heard so before.
+    pub(crate) fn fail(&mut self, error: &ClassifiedError) {
+        if !matches!(self.end, Some(End::Failed(_) | End::Cancelled)) {
+            self.end = Some(End::Failed(error.class));
+            self.client.fail(error);
+        }
+    }
+
+    /// Tells the client that the job was cancelled, unless it heard of an end before.
+    pub(crate) fn cancelled(&mut self) {
+        if self.end.is_none() {
+            let reason = self.cancel_reason.as_deref().unwrap_or("it was asked to end");
+            let error = ClassifiedError::new(ErrorClass::Infra, format!("the job was cancelled: {reason}"));
+            self.client.fail(&error);
+            self.end = Some(End::Cancelled);
+        }
+    }
+
+    /// The job in one word.
+    pub(crate) fn state(&self, view: Option<&JobView>) -> &'static str {
+        match (&self.end, view.map(|view| &view.state)) {
+            (Some(End::Finished), _) => "finished",
+            (Some(End::Failed(_)), _) => "failed",
+            (Some(End::Cancelled), _) => "cancelled",
+            (None, None) => "queued",
+            (None, Some(JobState::Planning)) => "planning",
+            (None, Some(JobState::Running)) => "running",
+            (None, Some(JobState::Finished)) => "finished",
+            (None, Some(JobState::Failed(_))) => "failed",
+            (None, Some(JobState::Cancelled { .. })) => "cancelled",
+        }
+    }
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What reaches the shell from outside, and the handle to send it with.
+
+use std::sync::Arc;
+
+use ballista_core::{ClassifiedError, JobId, TaskKey};
+use ballista_exchange::ExecutorAddress;
+use ballista_proto as proto;
+use prost::bytes::Bytes;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+
+use super::client::ClientQueue;
+use super::executors::{Life, Session};
+use super::plans::PlanStore;
+use crate::error::{Result, SchedulerError};
+use crate::planner::{PlanRequest, Planner};
+use crate::planning::job::PlanStep;
+
+/// Messages that may wait for the shell; whoever sends one more waits.
+const QUEUE: usize = 4096;
+
+/// Something from outside.
+pub(crate) enum Message {
+    /// A client submits a query.
+    Submit(Box<Submission>),
+    /// A client has dropped its stream.
+    ClientGone(JobId),
+    /// Somebody wants a job to end. Answered with whether there was anything to end.
+    Cancel { job: JobId, reply: oneshot::Sender<bool> },
+    /// An executor opens its session.
+    Register { registration: Box<Registration>, session: Session, reply: oneshot::Sender<Result<()>> },
+    /// An executor says something.
+    Executor { life: Life, message: ExecutorMessage },
+    /// An executor's session ended.
+    SessionClosed { life: Life, reason: String },
+    /// A planning thread is done.
+    Planned { job: JobId, planner: Option<Box<dyn Planner>>, step: Result<PlanStep, ClassifiedError> },
+    /// Somebody wants to see the cluster.
+    Cluster { reply: oneshot::Sender<proto::GetClusterResponse> },
+    /// End everything.
+    Shutdown,
+    /// Runs with the shell at hand.
+    #[cfg(test)]
+    Inspect { job: Option<JobId>, look: Box<dyn FnOnce(&super::Shell) + Send> },
+}
+
+/// A query and the queue to its client.
+pub(crate) struct Submission {
+    pub(crate) job: JobId,
+    pub(crate) request: PlanRequest,
+    pub(crate) client: ClientQueue,
+}
+
+/// What an executor says of itself when it joins.
+pub(crate) struct Registration {
+    pub(crate) address: ExecutorAddress,
+    pub(crate) fingerprint: u64,
+    pub(crate) slots: u32,
+    pub(crate) memory_bytes: u64,
+}
+
+/// What a registered executor says.
+pub(crate) enum ExecutorMessage {
+    Heartbeat,
+    Draining,
+    Status { sequence: u64, task: TaskKey, status: TaskStatus },
+}
+
+/// What became of a task.
+pub(crate) enum TaskStatus {
+    Streaming,
+    Finished(Box<proto::TaskOutput>),
+    Failed(ClassifiedError),
+}
+
+/// Reaches the shell from anywhere.
+#[derive(Clone)]
+pub(crate) struct ShellHandle {
+    queue: mpsc::Sender<Message>,
+    plans: Arc<PlanStore>,
+    runtime: Handle,
+}
+
+/// Reaches the shell, but does not keep it alive.
+pub(crate) struct WeakShellHandle(mpsc::WeakSender<Message>);
+
+impl ShellHandle {
+    /// A handle and the queue that the shell reads.
+    pub(crate) fn new(plans: Arc<PlanStore>, runtime: Handle) -> (Self, mpsc::Receiver<Message>) {
+        let (queue, messages) = mpsc::channel(QUEUE);
+        (Self { queue, plans, runtime }, messages)
+    }
+
+    /// Sends a message; waits while the queue is full.
+    pub(crate) async fn send(&self, message: Message) -> Result<()> {
+        self.queue.send(message).await.map_err(|_| SchedulerError::Stopped)
+    }
+
+    /// Sends a message without waiting, from a place that cannot. A shell that is gone need not hear it.
+    pub(crate) fn notify(&self, message: Message) {
+        if let Err(TrySendError::Full(message)) = self.queue.try_send(message) {
+            let queue = self.queue.clone();
+            self.runtime.spawn(async move { queue.send(message).await.ok() });
+        }
+    }
+
+    /// Sends a message that carries the way back, and waits for the answer.
+    pub(crate) async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T> {
+        let (reply, answer) = oneshot::channel();
+        self.send(message(reply)).await?;
+        answer.await.map_err(|_| SchedulerError::Stopped)
+    }
+
+    /// Resolves when the shell is gone.
+    pub(crate) async fn closed(&self) {
+        self.queue.closed().await;
+    }
+
+    /// The encoded plan of a stage.
+    pub(crate) fn stage_plan(&self, job: &JobId, stage: ballista_core::StageId) -> Result<Bytes> {
+        self.plans.get(job, stage).ok_or_else(|| SchedulerError::Gone(format!("stage {stage} of job {job}")))
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakShellHandle {
+        WeakShellHandle(self.queue.downgrade())
+    }
+}
+
+impl WeakShellHandle {
+    /// The queue, unless the scheduler is gone.
+    pub(crate) fn queue(&self) -> Option<mpsc::Sender<Message>> {
+        self.0.upgrade()
+    }
+}

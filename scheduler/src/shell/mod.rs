@@ -1,0 +1,406 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The shell: one task that owns [`State`] and does the I/O that it asks for.
+//!
+//! * `message`: what reaches it, and the handle to reach it with.
+//! * `effects`: what it does about each [`Effect`](ballista_scheduler_core::Effect).
+//! * `planning`, `pool`: planning on threads of its own, one planner per job.
+//! * `job`, `outputs`, `executors`, `plans`: what it keeps beside the core.
+//! * `client`: queues to clients. `report`: progress, and the cluster as people see it.
+//!
+//! *Invariants:*
+//! * The task never waits but for its queue. Events that follow from effects go to a queue of its own.
+//! * A panic while an event or effect is handled fails the job that it belongs to, and nothing else.
+//! * A job's record exists until the core frees the job, and nothing of the job exists afterwards.
+
+pub(crate) mod client;
+mod effects;
+pub(crate) mod executors;
+mod job;
+pub(crate) mod message;
+mod outputs;
+mod planning;
+pub(crate) mod plans;
+pub(crate) mod pool;
+mod report;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ballista_core::{ClassifiedError, ErrorClass, JobId};
+use ballista_exchange::TicketKey;
+use ballista_proto as proto;
+use ballista_scheduler_core::{Event, Instant64, Limits, OutputStats, State};
+use proto::scheduler_message::Message as ToExecutor;
+use tokio::sync::mpsc;
+use tracing::{debug, error, info, warn};
+
+use self::executors::{Executors, Life, Session};
+use self::job::Job;
+use self::message::{ExecutorMessage, Message, Registration, Submission, TaskStatus, WeakShellHandle};
+use self::plans::PlanStore;
+use self::pool::{PlanningPool, catch};
+use crate::error::Result;
+use crate::planner::PlannerFactory;
+
+/// How often leases, waiting jobs and late progress are looked at. Nothing in the path of a query waits for it.
+const TICK: Duration = Duration::from_millis(100);
+
+/// Messages taken from the queue in one go.
+const BATCH: usize = 128;
+
+/// What the shell is told at its start.
+pub(crate) struct ShellConfig {
+    pub(crate) limits: Limits,
+    pub(crate) welcome: proto::Welcome,
+    pub(crate) ticket_key: TicketKey,
+    /// How long a job waits for a first executor.
+    pub(crate) no_executor_wait: Duration,
+    /// More jobs than this are refused.
+    pub(crate) max_jobs: usize,
+}
+
+/// The shell's state; see the module's documentation.
+pub(crate) struct Shell {
+    config: ShellConfig,
+    state: State,
+    start: Instant,
+    /// Events that follow from what was done, in order.
+    events: VecDeque<Event>,
+    jobs: HashMap<JobId, Job>,
+    executors: Executors,
+    plans: Arc<PlanStore>,
+    planners: Arc<dyn PlannerFactory>,
+    pool: PlanningPool,
+    handle: WeakShellHandle,
+    /// Since when nobody would take a task.
+    idle_since: Option<Instant64>,
+    /// Jobs whose progress changed since it was last sent.
+    progress_due: HashSet<JobId>,
+    /// Jobs that are freed, oldest first.
+    ended: VecDeque<proto::JobInfo>,
+    stopping: bool,
+}
+
+impl Shell {
+    pub(crate) fn new(
+        config: ShellConfig,
+        plans: Arc<PlanStore>,
+        planners: Arc<dyn PlannerFactory>,
+        pool: PlanningPool,
+        handle: WeakShellHandle,
+    ) -> Self {
+        Self {
+            state: State::new(config.limits.clone()),
+            config,
+            start: Instant::now(),
+            events: VecDeque::new(),
+            jobs: HashMap::new(),
+            executors: Executors::default(),
+            plans,
+            planners,
+            pool,
+            handle,
+            idle_since: Some(Instant64::default()),
+            progress_due: HashSet::new(),
+            ended: VecDeque::new(),
+            stopping: false,
+        }
+    }
+
+    /// Runs until it is told to stop, or nobody is left who could reach it.
+    pub(crate) async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+        let period = TICK.min(Duration::from_millis(self.config.limits.lease_millis / 4)).max(Duration::from_millis(10));
+        let mut ticks = tokio::time::interval(period);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut batch = Vec::with_capacity(BATCH);
+        while !self.stopping {
+            tokio::select! {
+                biased;
+                _ = ticks.tick() => self.guarded(None, Self::tick),
+                count = messages.recv_many(&mut batch, BATCH) => {
+                    if count == 0 {
+                        break;
+                    }
+                    for message in batch.drain(..) {
+                        self.guarded(job_of(&message), |shell| shell.handle(message));
+                    }
+                }
+            }
+            for (life, reason) in self.executors.acknowledge() {
+                self.lose(life, reason);
+            }
+            self.drain();
+        }
+        self.stop();
+    }
+
+    /// Milliseconds since the start.
+    fn now(&self) -> Instant64 {
+        Instant64(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Does something, and all that follows from it. A panic fails `job`.
+    fn guarded(&mut self, job: Option<JobId>, work: impl FnOnce(&mut Self)) {
+        if let Err(panic) = catch(|| work(self)) {
+            self.panicked(job, &panic);
+        }
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        while let Some(event) = self.events.pop_front() {
+            let (job, now) = (job_of_event(&event).cloned(), self.now());
+            match catch(|| self.state.step(event, now)) {
+                Ok(effects) => effects.into_iter().for_each(|effect| self.carry_out(effect)),
+                Err(panic) => self.panicked(job, &panic),
+            }
+        }
+    }
+
+    fn panicked(&mut self, job: Option<JobId>, panic: &str) {
+        error!(job = job.as_ref().map(tracing::field::display), %panic, "the scheduler panicked");
+        if let Some(job) = job {
+            let message = format!("the scheduler panicked: {panic}");
+            self.fail(&job, &ClassifiedError::new(ErrorClass::Deterministic, message));
+        }
+    }
+
+    fn handle(&mut self, message: Message) {
+        match message {
+            Message::Submit(submission) => self.submit(*submission),
+            Message::ClientGone(job) => self.client_gone(&job),
+            Message::Cancel { job, reply } => {
+                let found = self.cancel(&job, "asked for by a user");
+                // Whoever asked may have gone.
+                let _ = reply.send(found);
+            }
+            Message::Register { registration, session, reply } => {
+                let _ = reply.send(self.register(*registration, session));
+            }
+            Message::Executor { life, message } => self.executor_message(life, message),
+            Message::SessionClosed { life, reason } => self.lose(life, &reason),
+            Message::Planned { job, planner, step } => self.planned(&job, planner, step),
+            Message::Cluster { reply } => {
+                let _ = reply.send(self.cluster());
+            }
+            Message::Shutdown => self.stopping = true,
+            #[cfg(test)]
+            Message::Inspect { look, .. } => look(self),
+        }
+    }
+
+    fn submit(&mut self, submission: Submission) {
+        let now = self.now();
+        let (id, mut job) = Job::new(submission, now);
+        if self.jobs.len() >= self.config.max_jobs {
+            let message = format!("the cluster runs {} jobs, which is its limit; try again later", self.jobs.len());
+            job.fail(&ClassifiedError::new(ErrorClass::Resource, message));
+            return;
+        }
+        info!(job = %id, name = %job.name, "job accepted");
+        if self.executors.can_run_tasks() {
+            job.in_core = true;
+            self.events.push_back(Event::JobSubmitted { job: id.clone(), weight: job.weight });
+        }
+        self.jobs.insert(id, job);
+    }
+
+    fn client_gone(&mut self, id: &JobId) {
+        let Some(job) = self.jobs.get(id) else { return };
+        if job.in_core {
+            self.events.push_back(Event::ClientDone { job: id.clone() });
+        } else {
+            self.forget(id, "cancelled");
+        }
+    }
+
+    /// Ends a job. Whether there was anything to end.
+    fn cancel(&mut self, id: &JobId, reason: &str) -> bool {
+        let Some(job) = self.jobs.get_mut(id).filter(|job| job.end.is_none()) else { return false };
+        job.cancel_reason = Some(reason.to_owned());
+        if job.in_core {
+            self.events.push_back(Event::JobCancelled { job: id.clone(), reason: reason.to_owned() });
+        } else {
+            job.cancelled();
+            self.forget(id, "cancelled");
+        }
+        true
+    }
+
+    /// Ends a job for a reason that the core does not know of.
+    fn fail(&mut self, id: &JobId, error: &ClassifiedError) {
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        let is_first = !matches!(job.end, Some(job::End::Failed(_)));
+        job.fail(error);
+        if job.in_core && is_first {
+            self.events.push_back(Event::JobCancelled { job: id.clone(), reason: error.message.clone() });
+        } else {
+            // The core never knew it, or failed to end it.
+            self.forget(id, "failed");
+        }
+    }
+
+    fn register(&mut self, registration: Registration, session: Session) -> Result<()> {
+        let life = (registration.address.executor.clone(), registration.address.incarnation);
+        let (executor, incarnation) = life.clone();
+        if self.executors.get(&life).is_some() {
+            let reason = "it opened a second session";
+            let fenced = proto::Fenced { reason: format!("{reason} for one incarnation; register as a new one") };
+            let _ = session.send(ToExecutor::Fenced(fenced));
+            self.lose(life, reason);
+            return Ok(());
+        }
+        let slots = registration.slots;
+        let address = registration.address.to_string();
+        self.executors.join(registration, session)?;
+        info!(executor = %address, slots, "executor joined");
+        self.send(&life, ToExecutor::Welcome(self.config.welcome.clone()));
+        self.events.push_back(Event::ExecutorJoined { executor, incarnation, slots });
+        self.submit_waiting();
+        Ok(())
+    }
+
+    /// Hands the jobs that waited for an executor to the core, in the order they came.
+    fn submit_waiting(&mut self) {
+        if !self.executors.can_run_tasks() {
+            return;
+        }
+        self.idle_since = None;
+        let mut waiting: Vec<_> = self.jobs.iter_mut().filter(|(_, job)| !job.in_core).collect();
+        waiting.sort_by(|(a, job_a), (b, job_b)| (job_a.submitted, *a).cmp(&(job_b.submitted, *b)));
+        for (id, job) in waiting {
+            job.in_core = true;
+            self.events.push_back(Event::JobSubmitted { job: id.clone(), weight: job.weight });
+        }
+    }
+
+    fn executor_message(&mut self, life: Life, message: ExecutorMessage) {
+        let (executor, incarnation) = life.clone();
+        match message {
+            ExecutorMessage::Heartbeat => self.events.push_back(Event::ExecutorHeartbeat { executor, incarnation }),
+            ExecutorMessage::Draining => {
+                info!(%executor, "executor drains");
+                if let Some(executor) = self.executors.get_mut(&life) {
+                    executor.draining = true;
+                }
+                self.events.push_back(Event::ExecutorDraining { executor, incarnation });
+            }
+            ExecutorMessage::Status { sequence, task, status } => {
+                if self.executors.take_status(&life, sequence) {
+                    self.report_later(&task.job);
+                    let event = self.status_event(life, task, status);
+                    self.events.push_back(event);
+                }
+            }
+        }
+    }
+
+    /// Keeps what the core does not want to know of a status, and gives the rest to it.
+    fn status_event(&mut self, life: Life, task: ballista_core::TaskKey, status: TaskStatus) -> Event {
+        let (executor, incarnation) = life.clone();
+        match status {
+            TaskStatus::Streaming => Event::TaskStreaming { task, executor, incarnation },
+            TaskStatus::Failed(error) => {
+                debug!(%task, %executor, class = %error.class, message = %error.message, "task failed");
+                Event::TaskFailed { task, executor, incarnation, error }
+            }
+            TaskStatus::Finished(output) => {
+                debug!(%task, %executor, rows = output.rows, bytes = output.bytes, "task finished");
+                let stats = OutputStats { rows: output.rows, bytes: output.bytes };
+                let taken = self.jobs.get_mut(&task.job).map(|job| job.take_output(&task, &life, *output));
+                match taken {
+                    Some(Err(problem)) => {
+                        let message = format!("task {task} on executor {executor} cannot be counted: {problem}");
+                        let error = ClassifiedError::new(ErrorClass::Deterministic, message);
+                        Event::TaskFailed { task, executor, incarnation, error }
+                    }
+                    Some(Ok(())) | None => Event::TaskFinished { task, executor, incarnation, output: stats },
+                }
+            }
+        }
+    }
+
+    /// An executor is gone: the core says what that means.
+    fn lose(&mut self, life: Life, reason: &str) {
+        if self.executors.get(&life).is_some() {
+            warn!(executor = %life.0, reason, "executor lost");
+            let (executor, incarnation) = life;
+            self.events.push_back(Event::ExecutorLost { executor, incarnation, reason: reason.to_owned() });
+        }
+    }
+
+    /// Sends to an executor; one that does not take it is lost, one that is gone is left alone.
+    fn send(&mut self, life: &Life, message: ToExecutor) {
+        let Some(executor) = self.executors.get(life) else { return };
+        if let Err(reason) = executor.session.send(message) {
+            self.lose(life.clone(), reason);
+        }
+    }
+
+    fn tick(&mut self) {
+        self.events.push_back(Event::Tick);
+        let now = self.now();
+        if self.executors.can_run_tasks() {
+            self.idle_since = None;
+        } else {
+            let since = *self.idle_since.get_or_insert(now);
+            self.fail_waiting(now, since);
+        }
+        self.report_due();
+    }
+
+    /// Without an executor since `since`: fails the jobs that waited long enough.
+    fn fail_waiting(&mut self, now: Instant64, since: Instant64) {
+        let wait = u64::try_from(self.config.no_executor_wait.as_millis()).unwrap_or(u64::MAX);
+        let too_long = |job: &Job| job.end.is_none() && now.0.saturating_sub(job.submitted.max(since).0) >= wait;
+        let failing: Vec<_> = self.jobs.iter().filter(|(_, job)| too_long(job)).map(|(id, _)| id.clone()).collect();
+        for id in failing {
+            let message = format!(
+                "no executor took the query within {} s: {} are connected, none of them takes tasks; start one with \
+                 ballista-executor --scheduler-host HOST --scheduler-port PORT, then run the query again",
+                self.config.no_executor_wait.as_secs_f64(),
+                self.executors.len(),
+            );
+            self.fail(&id, &ClassifiedError::new(ErrorClass::Infra, message));
+        }
+    }
+
+    /// Ends every job with an error that says so; sessions and streams end with their queues.
+    fn stop(mut self) {
+        let error = ClassifiedError::new(ErrorClass::Infra, "the scheduler was stopped while the query ran");
+        for job in self.jobs.values_mut().filter(|job| job.end.is_none()) {
+            job.fail(&error);
+        }
+        info!(jobs = self.jobs.len(), executors = self.executors.len(), "scheduler stopped");
+    }
+}
+
+fn job_of(message: &Message) -> Option<JobId> {
+    match message {
+        Message::Submit(submission) => Some(submission.job.clone()),
+        Message::ClientGone(job) | Message::Cancel { job, .. } | Message::Planned { job, .. } => Some(job.clone()),
+        Message::Executor { message: ExecutorMessage::Status { task, .. }, .. } => Some(task.job.clone()),
+        #[cfg(test)]
+        Message::Inspect { job, .. } => job.clone(),
+        _ => None,
+    }
+}
+
+fn job_of_event(event: &Event) -> Option<&JobId> {
+    match event {
+        Event::JobSubmitted { job, .. }
+        | Event::Planned { job, .. }
+        | Event::PlanFailed { job, .. }
+        | Event::JobCancelled { job, .. }
+        | Event::ClientDone { job } => Some(job),
+        Event::TaskFinished { task, .. } | Event::TaskFailed { task, .. } | Event::TaskStreaming { task, .. } => {
+            Some(&task.job)
+        }
+        Event::ExecutorJoined { .. }
+        | Event::ExecutorHeartbeat { .. }
+        | Event::ExecutorLost { .. }
+        | Event::ExecutorDraining { .. }
+        | Event::Tick => None,
+    }
+}

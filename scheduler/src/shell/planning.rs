@@ -1,0 +1,157 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Planning as the shell sees it: a planner per job that goes to a planning thread and comes back with stages.
+//!
+//! A planner is used by one thread at a time; stages that finish while it is out wait for it. Each
+//! [`Effect::Plan`](ballista_scheduler_core::Effect::Plan) is answered by one event, until planning is complete.
+
+use std::sync::Arc;
+
+use ballista_core::{ClassifiedError, ErrorClass, JobId, StageId};
+use ballista_exchange::classify;
+use ballista_scheduler_core::{Event, Slicing, StageFinished, StageSpec};
+use tracing::debug;
+
+use super::Shell;
+use super::job::Job;
+use super::message::Message;
+use super::pool::catch;
+use crate::planner::{PlanRequest, Planner, PlannerFactory};
+use crate::planning::job::{ClusterShape, PlanStep, PlannedSlicing, PlannedStage, StageResult};
+
+/// What a planning thread is asked to do.
+enum Task {
+    Start(PlanRequest, ClusterShape),
+    StageFinished(Box<dyn Planner>, StageId, StageResult),
+}
+
+type Step = Result<PlanStep, ClassifiedError>;
+
+impl Shell {
+    /// Starts planning, or goes on with it after a finished stage.
+    pub(super) fn plan(&mut self, id: &JobId, finished: Option<StageFinished>) {
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        let Some(finished) = finished else {
+            if let Some(request) = job.planning.request.take() {
+                let cluster = ClusterShape { executors: self.executors.shapes() };
+                job.planning.is_out = true;
+                self.send_planning(id, Task::Start(request, cluster));
+            }
+            return;
+        };
+        let Some(stage) = job.stages.get_mut(&finished.stage) else { return };
+        match stage.outputs.locate(&finished, &self.executors) {
+            Ok(located) => stage.located = Some(located),
+            Err(problem) => {
+                let message = format!("stage {} of job {id} cannot be read: {problem}", finished.stage);
+                self.fail(id, &ClassifiedError::new(ErrorClass::Deterministic, message));
+                return;
+            }
+        }
+        stage.tasks.clear();
+        debug!(job = %id, stage = %finished.stage, tasks = finished.outputs.len(), "stage finished");
+        let result = stage.outputs.result();
+        if !job.planning.complete {
+            job.planning.due.push_back((finished.stage, result));
+            self.plan_next(id);
+        }
+    }
+
+    /// Tells the planner of the next finished stage, if it is at home.
+    fn plan_next(&mut self, id: &JobId) {
+        let Some(planning) = self.jobs.get_mut(id).map(|job| &mut job.planning) else { return };
+        let Some(planner) = planning.planner.take() else { return };
+        match planning.due.pop_front() {
+            Some((stage, result)) => {
+                planning.is_out = true;
+                self.send_planning(id, Task::StageFinished(planner, stage, result));
+            }
+            None => planning.planner = Some(planner),
+        }
+    }
+
+    fn send_planning(&self, id: &JobId, task: Task) {
+        let Some(queue) = self.handle.queue() else { return };
+        let (job, planners) = (id.clone(), Arc::clone(&self.planners));
+        self.pool.spawn(move || {
+            let (planner, step) = match catch(|| run(task, planners.as_ref())) {
+                Ok(outcome) => outcome,
+                Err(panic) => {
+                    let message = format!("planning panicked: {panic}");
+                    (None, Err(ClassifiedError::new(ErrorClass::Deterministic, message)))
+                }
+            };
+            // A scheduler that is gone needs no plan.
+            let _ = queue.blocking_send(Message::Planned { job, planner, step });
+        });
+    }
+
+    /// A planner came back.
+    pub(super) fn planned(&mut self, id: &JobId, planner: Option<Box<dyn Planner>>, step: Step) {
+        let Some(job) = self.jobs.get_mut(id).filter(|job| job.end.is_none()) else { return };
+        job.planning.is_out = false;
+        match step {
+            Err(error) => self.events.push_back(Event::PlanFailed { job: id.clone(), error }),
+            Ok(step) => {
+                debug!(job = %id, stages = step.stages.len(), complete = step.complete, "planned");
+                let mut specs = Vec::with_capacity(step.stages.len());
+                for planned in step.stages {
+                    job.add_stage(&planned);
+                    specs.push(spec(job, &planned));
+                    self.plans.insert(id, planned.stage, planned.plan);
+                }
+                if step.complete {
+                    job.planning = super::job::Planning { complete: true, ..Default::default() };
+                } else {
+                    job.planning.planner = planner;
+                }
+                let (small, complete) = (step.small, step.complete);
+                self.events.push_back(Event::Planned { job: id.clone(), stages: specs, small, complete });
+                self.report_later(id);
+                self.plan_next(id);
+            }
+        }
+    }
+}
+
+fn run(task: Task, planners: &dyn PlannerFactory) -> (Option<Box<dyn Planner>>, Step) {
+    let outcome = match task {
+        Task::Start(request, cluster) => planners.planner(&request, cluster).and_then(|mut planner| {
+            let step = planner.start()?;
+            Ok((planner, step))
+        }),
+        Task::StageFinished(mut planner, stage, result) => {
+            planner.stage_finished(stage, result).map(|step| (planner, step))
+        }
+    };
+    match outcome {
+        Ok((planner, step)) => (Some(planner), Ok(step)),
+        Err(error) => (None, Err(classify(&error))),
+    }
+}
+
+fn spec(job: &Job, planned: &PlannedStage) -> StageSpec {
+    let in_order = planned.is_final && planned.ordered && planned.partitions > 1;
+    let slicing = match planned.slicing {
+        // The client puts parts together by their first partitions, so a part must hold neighbours only.
+        PlannedSlicing::PerSlot { .. } if in_order => Slicing::PerSlot { max_partitions: 1 },
+        PlannedSlicing::PerSlot { max_partitions } => Slicing::PerSlot { max_partitions },
+        PlannedSlicing::Whole { slots } => Slicing::Whole { slots },
+    };
+    // Which buckets a partition reads is in the plan only; but a task that reads everything reads all of them.
+    let reads_everything = planned.partitions == 1 || matches!(planned.slicing, PlannedSlicing::Whole { .. });
+    let preferred = if reads_everything {
+        let holders = job.input_bytes(&planned.inputs).into_iter();
+        vec![holders.filter(|(_, bytes)| *bytes > 0).map(|((executor, _), bytes)| (executor, bytes)).collect()]
+    } else {
+        Vec::new()
+    };
+    StageSpec {
+        stage: planned.stage,
+        partitions: planned.partitions,
+        slicing,
+        inputs: planned.inputs.clone(),
+        row_limit: planned.row_limit,
+        is_final: planned.is_final,
+        preferred,
+    }
+}
