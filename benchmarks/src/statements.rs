@@ -25,9 +25,9 @@ pub fn split(text: &str) -> Result<VecDeque<Statement>> {
 /// The parser's error if `text` is not SQL.
 pub fn cleanups(text: &str) -> Result<VecDeque<Statement>> {
     let mut statements = split(text)?;
-    statements.retain(|statement| {
-        matches!(statement, Statement::Statement(inner) if matches!(**inner, SqlStatement::Drop { .. }))
-    });
+    statements.retain(
+        |statement| matches!(statement, Statement::Statement(inner) if matches!(**inner, SqlStatement::Drop { .. })),
+    );
     Ok(statements)
 }
 

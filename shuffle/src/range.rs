@@ -69,7 +69,7 @@ impl Partitioner for RangePartitioner {
             while low < high {
                 let middle = low + (high - low) / 2;
                 if bounds.row(middle) < row {
-                    low = middle + 1 + (row.data().len() == 9 && row.data()[8] == 3) as usize;
+                    low = middle + 1;
                 } else {
                     high = middle;
                 }

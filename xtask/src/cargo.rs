@@ -60,8 +60,8 @@ pub fn check_features() -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "a build with tests would compile these crates again, and all that depends on them; name the features in \
-         benchmarks/Cargo.toml:\n{}",
+        "a build with tests would compile these crates again, and all that depends on them; name them in \
+         workspace-hack/Cargo.toml:\n{}",
         difference.join("\n")
     ))
 }

@@ -5,15 +5,15 @@
 //! removed when the cluster has stopped cleanly, and named when not.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 
-use crate::process::{self, Daemon};
+use crate::process::Daemon;
 
-/// How long a daemon may take until it accepts connections.
+/// How long a daemon may take until it says that it is ready; an executor does when it is registered.
 const START_LIMIT: Duration = Duration::from_secs(30);
 
 /// Size of the cluster.
@@ -25,6 +25,9 @@ pub struct Shape {
     /// Slots of each executor: tasks' partitions that it runs at a time
     #[arg(long, default_value_t = 1)]
     pub slots: usize,
+    /// Memory pool of each executor, such as 512MiB [default: the executor's own choice]
+    #[arg(long, value_name = "SIZE")]
+    pub memory: Option<String>,
     /// Passed on to each executor; repeatable: --executor-arg=--flag --executor-arg=value
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub executor_arg: Vec<String>,
@@ -39,7 +42,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts the daemons found in `binaries` and waits until all accept connections. The scheduler listens on
+    /// Starts the daemons found in `binaries` and waits until all are ready. The scheduler listens on
     /// `port`, or on a free one.
     pub fn start(shape: &Shape, binaries: &Path, port: Option<u16>) -> Result<Self, String> {
         let target = binaries.parent().unwrap_or(binaries);
@@ -52,28 +55,29 @@ impl Cluster {
     fn start_in(dir: &Path, shape: &Shape, binaries: &Path, port: Option<u16>) -> Result<Self, String> {
         let free = free_ports(shape.executors + 1)?;
         let port = port.unwrap_or(free[0]);
-        let mut arguments = bind_arguments(port);
         let program = binaries.join("ballista-scheduler");
-        let mut scheduler = Daemon::start("scheduler".to_owned(), &program, &arguments, dir.join("scheduler.log"))?;
-        wait_for_port(&mut scheduler, port)?;
+        let mut scheduler = Daemon::start("scheduler", &program, &bind_arguments(port), dir)?;
+        scheduler.wait_until_ready(START_LIMIT)?;
 
+        let program = binaries.join("ballista-executor");
         let mut executors = Vec::with_capacity(shape.executors);
-        for (index, port_of_executor) in free[1..].iter().enumerate() {
+        for (index, own_port) in free[1..].iter().enumerate() {
             let name = format!("executor-{index}");
-            arguments = bind_arguments(*port_of_executor);
             let work_dir = dir.join(format!("{name}-work"));
+            let mut arguments = bind_arguments(*own_port);
             arguments.extend(["--scheduler-host", "127.0.0.1", "--scheduler-port"].map(str::to_owned));
             arguments.push(port.to_string());
             arguments.extend(["--slots".to_owned(), shape.slots.to_string()]);
             arguments.extend(["--work-dir".to_owned(), work_dir.display().to_string()]);
+            if let Some(memory) = &shape.memory {
+                arguments.extend(["--memory".to_owned(), memory.clone()]);
+            }
             arguments.extend_from_slice(&shape.executor_arg);
-            let log = dir.join(format!("{name}.log"));
-            executors.push((Daemon::start(name, &binaries.join("ballista-executor"), &arguments, log)?, *port_of_executor));
+            executors.push(Daemon::start(&name, &program, &arguments, dir)?);
         }
-        for (executor, port) in &mut executors {
-            wait_for_port(executor, *port)?;
+        for executor in &mut executors {
+            executor.wait_until_ready(START_LIMIT)?;
         }
-        let executors = executors.into_iter().map(|(executor, _)| executor).collect();
         Ok(Self { scheduler, executors, port, dir: dir.to_owned() })
     }
 
@@ -106,8 +110,7 @@ impl Cluster {
         }
         first_error = first_error.and(self.scheduler.stop());
         if first_error.is_ok() && remove_logs {
-            fs::remove_dir_all(&self.dir)
-                .map_err(|error| format!("cannot remove {}: {error}", self.dir.display()))?;
+            fs::remove_dir_all(&self.dir).map_err(|error| format!("cannot remove {}: {error}", self.dir.display()))?;
         }
         first_error
     }
@@ -124,22 +127,6 @@ fn free_ports(count: usize) -> Result<Vec<u16>, String> {
     listeners
         .and_then(|listeners| listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect())
         .map_err(|error| format!("cannot find a free port: {error}"))
-}
-
-fn wait_for_port(daemon: &mut Daemon, port: u16) -> Result<(), String> {
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let deadline = Instant::now() + START_LIMIT;
-    loop {
-        daemon.check_running()?;
-        if TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_ok() {
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            let seconds = START_LIMIT.as_secs();
-            return Err(format!("{} does not accept connections on {address} after {seconds} s", daemon.name));
-        }
-        process::tick()?;
-    }
 }
 
 #[cfg(test)]

@@ -57,8 +57,7 @@ pub fn run(command: &mut Command) -> Result<(), String> {
 /// Runs a command and returns its standard output without the line end; standard error goes where ours goes.
 pub fn output(command: &mut Command) -> Result<String, String> {
     let name = program_name(command);
-    let mut child =
-        command.stdout(Stdio::piped()).spawn().map_err(|error| format!("cannot start {name}: {error}"))?;
+    let mut child = command.stdout(Stdio::piped()).spawn().map_err(|error| format!("cannot start {name}: {error}"))?;
     let mut pipe = child.stdout.take();
     let reader = thread::spawn(move || pipe.as_mut().map(std::io::read_to_string).transpose());
     finish(child, &name)?;
@@ -118,25 +117,47 @@ fn signal(child: &mut Child, signal: libc::c_int) {
     unsafe { libc::kill(pid, signal) };
 }
 
-/// A background process that writes to a log file. Dropping it ends it.
+/// A background process. Its logs, on standard error, go to a file; so does its standard output, on which it says in
+/// one line that it is ready. Dropping it ends it.
 pub struct Daemon {
     child: Child,
     /// For messages.
     pub name: String,
     log: PathBuf,
+    output: PathBuf,
 }
 
 impl Daemon {
     /// Starts `program` in a process group of its own, so that Ctrl-C in the terminal reaches only the task runner.
-    pub fn start(name: String, program: &Path, arguments: &[String], log: PathBuf) -> Result<Self, String> {
+    /// Its files are `<name>.log` and `<name>.out` in `dir`.
+    pub fn start(name: &str, program: &Path, arguments: &[String], dir: &Path) -> Result<Self, String> {
         let cannot = |error: std::io::Error| format!("cannot start {name} ({}): {error}", program.display());
-        let output = File::create(&log).map_err(cannot)?;
-        let errors = output.try_clone().map_err(cannot)?;
+        let (log, output) = (dir.join(format!("{name}.log")), dir.join(format!("{name}.out")));
+        let errors_to = File::create(&log).map_err(cannot)?;
+        let output_to = File::create(&output).map_err(cannot)?;
         let mut command = Command::new(program);
-        command.args(arguments).stdin(Stdio::null()).stdout(output).stderr(errors).process_group(0);
+        command.args(arguments).stdin(Stdio::null()).stdout(output_to).stderr(errors_to).process_group(0);
         end_with_parent(&mut command);
         let child = command.spawn().map_err(cannot)?;
-        Ok(Self { child, name, log })
+        Ok(Self { child, name: name.to_owned(), log, output })
+    }
+
+    /// Waits until the process has written a line to its standard output, and returns it.
+    pub fn wait_until_ready(&mut self, limit: Duration) -> Result<String, String> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let text = fs::read_to_string(&self.output)
+                .map_err(|error| format!("cannot read {}: {error}", self.output.display()))?;
+            if let Some((line, _)) = text.split_once('\n') {
+                return Ok(line.to_owned());
+            }
+            self.check_running()?;
+            if Instant::now() > deadline {
+                let (name, seconds) = (&self.name, limit.as_secs());
+                return Err(format!("{name} is not ready after {seconds} s\n{}", self.log_tail()));
+            }
+            tick()?;
+        }
     }
 
     /// Fails, with the end of the log, if the process is no longer running.
@@ -216,30 +237,27 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_that_ends_early_shows_its_log_and_one_that_runs_ends_on_sigterm() {
-        let log = |name: &str| std::env::temp_dir().join(format!("xtask-{}-{name}.log", std::process::id()));
+    fn daemons_tell_when_they_are_ready_and_show_their_log_if_they_fail() {
+        let dir = std::env::temp_dir().join(format!("xtask-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
         let start = |name: &str, script: &str| {
-            let arguments = ["-c".to_owned(), script.to_owned()];
-            Daemon::start(name.to_owned(), Path::new("sh"), &arguments, log(name)).unwrap()
+            Daemon::start(name, Path::new("sh"), &["-c".to_owned(), script.to_owned()], &dir).unwrap()
         };
-        let mut short = start("short", "echo no luck; exit 1");
-        let error = loop {
-            match short.check_running() {
-                Ok(()) => thread::sleep(TICK),
-                Err(error) => break error,
-            }
-        };
-        assert!(error.contains("short ended early") && error.contains("| no luck"), "{error}");
+        let limit = Duration::from_secs(20);
 
-        let mut long = start("long", "trap 'exit 0' TERM; echo ready; while :; do sleep 0.1; done");
-        while !fs::read_to_string(log("long")).unwrap().contains("ready") {
-            thread::sleep(TICK);
-        }
-        long.check_running().unwrap();
-        assert!(long.peak_memory().is_none_or(|bytes| bytes > 0));
-        long.stop().unwrap();
-        for name in ["short", "long"] {
-            fs::remove_file(log(name)).unwrap();
-        }
+        let mut broken = start("broken", "echo no luck >&2; exit 1");
+        let error = broken.wait_until_ready(limit).unwrap_err();
+        assert!(error.contains("broken ended early") && error.contains("| no luck"), "{error}");
+
+        let mut slow = start("slow", "sleep 60");
+        let error = slow.wait_until_ready(Duration::from_millis(100)).unwrap_err();
+        assert!(error.contains("slow is not ready after 0 s"), "{error}");
+        drop(slow);
+
+        let mut good = start("good", "trap 'exit 0' TERM; echo ready; while :; do sleep 0.1; done");
+        assert_eq!(good.wait_until_ready(limit).unwrap(), "ready");
+        assert!(good.peak_memory().is_none_or(|bytes| bytes > 0));
+        good.stop().unwrap();
+        fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -87,13 +87,13 @@ fn run_examples() -> Result<(), String> {
         return Ok(());
     }
     let daemons = cargo::build(&["ballista-scheduler", "ballista-executor"])?;
-    let shape = Shape { executors: 2, slots: 1, executor_arg: Vec::new() };
+    let shape = Shape { executors: 2, slots: 1, memory: None, executor_arg: Vec::new() };
     let cluster = Cluster::start(&shape, &daemons, Some(EXAMPLE_PORT))?;
     cluster.run(|_| remote.iter().try_for_each(|name| run_example(&binaries, name)))
 }
 
 fn run_example(binaries: &Path, name: &str) -> Result<(), String> {
     println!("-- {name}");
-    // The examples name their data relative to their own folder.
-    process::run(Command::new(binaries.join(name)).current_dir(cargo::workspace().join("examples")))
+    // The examples name their data relative to the workspace.
+    process::run(Command::new(binaries.join(name)).current_dir(cargo::workspace()))
 }

@@ -20,8 +20,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 ///
 /// Prints the directory of the data on standard output, progress on standard error.
 #[derive(Parser)]
-#[command(version, after_help = "Example:\n  datagen tpch --scale-factor 10 --output /data/tpch-sf10\n  \
-    tpch --data /data/tpch-sf10 --engine datafusion,standalone")]
+#[command(
+    version,
+    after_help = "Example:\n  datagen tpch --scale-factor 10 --output /data/tpch-sf10\n  \
+    tpch --data /data/tpch-sf10 --engine datafusion,standalone"
+)]
 struct Cli {
     #[command(subcommand)]
     suite: Command,

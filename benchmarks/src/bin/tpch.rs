@@ -17,8 +17,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 ///
 /// Exit code: 0 if all went well, 1 if a query failed or (with --verify) an answer was wrong, 2 if nothing could run.
 #[derive(Parser)]
-#[command(version, after_help = "Example:\n  datagen tpch --scale-factor 1 --output /data/tpch-sf1\n  \
-    tpch --data /data/tpch-sf1 --engine datafusion,standalone,remote --scheduler df://localhost:50050 --verify")]
+#[command(
+    version,
+    after_help = "Example:\n  datagen tpch --scale-factor 1 --output /data/tpch-sf1\n  \
+    tpch --data /data/tpch-sf1 --engine datafusion,standalone,remote --scheduler df://localhost:50050 --verify"
+)]
 struct Cli {
     #[command(flatten)]
     options: bench::Options,

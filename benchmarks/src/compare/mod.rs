@@ -57,11 +57,7 @@ pub fn compare_answers(expected: &Answer, actual: &Answer, ordered: bool) -> Res
 ///
 /// # Errors
 /// What differs, in words.
-pub fn compare_batches(
-    expected: &[RecordBatch],
-    actual: &[RecordBatch],
-    ordered: bool,
-) -> Result<(), String> {
+pub fn compare_batches(expected: &[RecordBatch], actual: &[RecordBatch], ordered: bool) -> Result<(), String> {
     let schema_of = |batches: &[RecordBatch]| batches.first().map(RecordBatch::schema);
     let Some(schema) = schema_of(expected).or_else(|| schema_of(actual)) else { return Ok(()) };
     let answer = |batches: &[RecordBatch]| Answer {

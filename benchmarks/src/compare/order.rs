@@ -68,10 +68,8 @@ impl Order {
         let mut batches = Vec::with_capacity(answer.batches.len());
         for batch in &answer.batches {
             let rows = batch.num_rows();
-            let columns = exprs
-                .iter()
-                .map(|expr| expr.evaluate(batch)?.into_array(rows))
-                .collect::<DfResult<Vec<_>>>()?;
+            let columns =
+                exprs.iter().map(|expr| expr.evaluate(batch)?.into_array(rows)).collect::<DfResult<Vec<_>>>()?;
             let options = RecordBatchOptions::new().with_row_count(Some(rows));
             batches.push(RecordBatch::try_new_with_options(key_schema.clone(), columns, &options)?);
         }

@@ -114,8 +114,7 @@ fn same_float(a: Option<f64>, b: Option<f64>) -> bool {
 
 /// The same rows in the same places.
 pub(super) fn same_places(expected: &Table, actual: &Table) -> Result<(), String> {
-    let differs =
-        |row: &usize| expected.key(*row) != actual.key(*row) || !expected.same_floats(*row, actual, *row);
+    let differs = |row: &usize| expected.key(*row) != actual.key(*row) || !expected.same_floats(*row, actual, *row);
     match (0..expected.len()).find(differs) {
         None => Ok(()),
         Some(row) => {
@@ -194,12 +193,7 @@ fn unpaired_in_group(
 
 /// Kuhn's step of bipartite matching: finds `row` a candidate, moving other rows to other candidates where needed.
 /// Iterative, as a path may be as long as the group.
-fn augment(
-    row: usize,
-    owners: &mut [Option<usize>],
-    seen: &mut [bool],
-    same: &dyn Fn(usize, usize) -> bool,
-) -> bool {
+fn augment(row: usize, owners: &mut [Option<usize>], seen: &mut [bool], same: &dyn Fn(usize, usize) -> bool) -> bool {
     // Each entry: a row that looks for a candidate, and the candidate that it holds now (none for the first).
     let mut path: Vec<(usize, Option<usize>)> = vec![(row, None)];
     while let Some((seeker, _)) = path.last().copied() {

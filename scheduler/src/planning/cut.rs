@@ -17,7 +17,6 @@
 //! The probe side of a join waits for the build side if that may turn out small enough to be broadcast, because then
 //! the probe side need not be moved at all.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ballista_core::StageId;
@@ -85,7 +84,7 @@ pub struct CutPlan {
 
 /// Cuts `plan`.
 pub fn cut(plan: &Arc<dyn ExecutionPlan>, context: &mut dyn CutContext) -> Result<CutPlan> {
-    let mut cutter = Cutter { context, cuts: Vec::new(), scopes: Vec::new(), subqueries: BTreeMap::new() };
+    let mut cutter = Cutter { context, cuts: Vec::new(), scopes: Vec::new() };
     let (plan, ready) = cutter.visit(plan)?;
     Ok(CutPlan { plan, cuts: cutter.cuts, ready })
 }
@@ -95,7 +94,6 @@ struct Cutter<'a> {
     cuts: Vec<Cut>,
     /// Scalar subqueries of the plan levels around the node that is visited, innermost last.
     scopes: Vec<SubqueryScope>,
-    subqueries: BTreeMap<StageId, ()>,
 }
 
 type Visited = (Arc<dyn ExecutionPlan>, bool);
@@ -288,7 +286,7 @@ impl Cutter<'_> {
     /// The plan that yields the value of a subquery, and whether it is known.
     fn visit_subquery_plan(&mut self, plan: &Arc<dyn ExecutionPlan>) -> Result<Visited> {
         if let Some(reader) = plan.downcast_ref::<ShuffleReaderExec>()
-            && self.subqueries_stage(reader.stage())
+            && self.has_or_awaits_value(reader.stage())
         {
             let stage = reader.stage();
             return match self.context.scalar(stage) {
@@ -312,12 +310,12 @@ impl Cutter<'_> {
         let reader = ShuffleReaderExec::new(stage, visited.schema(), std::iter::once(0..1).collect(), statistics);
         let plan = resolved_scope(self.context.set_parallelism(visited)?, &self.scopes)?;
         self.cuts.push(Cut { stage, plan, output: StageOutput::Scalar, row_limit: None });
-        self.subqueries.insert(stage, ());
         Ok((Arc::new(reader), false))
     }
 
-    fn subqueries_stage(&self, stage: StageId) -> bool {
-        self.subqueries.contains_key(&stage) || self.context.scalar(stage).is_some() || !self.context.is_complete(stage)
+    /// Whether a subquery whose plan is a reader of `stage` needs no stage of its own: it has one, or must wait.
+    fn has_or_awaits_value(&self, stage: StageId) -> bool {
+        self.context.scalar(stage).is_some() || !self.context.is_complete(stage)
     }
 }
 

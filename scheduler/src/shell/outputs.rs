@@ -21,7 +21,7 @@ pub(crate) struct StageOutputs {
     rows: u64,
     bytes: u64,
     inline: Option<Bytes>,
-    samples: Vec<Bytes>,
+    samples: Vec<(u64, Bytes)>,
 }
 
 /// What one executor holds of a stage.
@@ -52,7 +52,7 @@ impl StageOutputs {
             self.inline = Some(output.inline);
         }
         if !output.sample.is_empty() {
-            self.samples.push(output.sample);
+            self.samples.push((output.rows, output.sample));
         }
         Ok(())
     }

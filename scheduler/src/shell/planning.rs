@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ballista_core::{ClassifiedError, ErrorClass, JobId, StageId};
 use ballista_exchange::classify;
 use ballista_scheduler_core::{Event, Slicing, StageFinished, StageSpec};
-use tracing::debug;
+use tracing::{debug, trace};
 
 use super::Shell;
 use super::job::Job;
@@ -95,6 +95,8 @@ impl Shell {
                 debug!(job = %id, stages = step.stages.len(), complete = step.complete, "planned");
                 let mut specs = Vec::with_capacity(step.stages.len());
                 for planned in step.stages {
+                    let PlannedStage { stage, partitions, display, .. } = &planned;
+                    trace!(job = %id, %stage, partitions, "stage planned\n{display}");
                     job.add_stage(&planned);
                     specs.push(spec(job, &planned));
                     self.plans.insert(id, planned.stage, planned.plan);

@@ -55,6 +55,14 @@ impl Shell {
         }
     }
 
+    /// How many records of jobs there are, here and in the core.
+    #[cfg(test)]
+    pub(crate) fn leftovers(&self) -> usize {
+        let core = self.state.footprint();
+        let in_core = core.jobs + core.stages + core.pending + core.running + core.outputs + core.links;
+        in_core + self.jobs.len() + self.plans.len() + self.progress_due.len() + self.events.len()
+    }
+
     pub(super) fn job_info(&self, id: &JobId, job: &Job) -> proto::JobInfo {
         let view = self.state.job(id);
         proto::JobInfo {

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Executors that join, leave and misbehave.
+
+use std::time::Duration;
+
+use ballista_core::ErrorClass;
+use ballista_proto as proto;
+use proto::executor_message::Message as FromExecutor;
+
+use super::harness::{Cluster, inline, registration};
+use crate::SchedulerBuilder;
+
+#[tokio::test]
+async fn the_welcome_says_how_to_stay() {
+    let cluster = Cluster::start_with(SchedulerBuilder::new().lease(Duration::from_secs(20)));
+    let welcome = cluster.executor("a", 1).await.welcome.unwrap();
+    assert_eq!((welcome.lease_millis, welcome.heartbeat_millis), (20_000, 4_000));
+    assert_eq!(welcome.ticket_key.len(), 32);
+    assert!(welcome.scheduler_epoch > 0);
+}
+
+#[tokio::test]
+async fn executors_that_would_give_wrong_answers_may_not_join() {
+    let cluster = Cluster::start();
+    let _first = cluster.executor("a", 1).await;
+    let refused = [
+        proto::Register { protocol_version: 99, ..registration("b", 1) },
+        proto::Register { datafusion_version: "1.0.0".into(), ..registration("b", 1) },
+        proto::Register { hash_fingerprint: 43, ..registration("b", 1) },
+    ];
+    for register in refused {
+        let status = cluster.register(register).await.err().unwrap();
+        assert_eq!(status.code(), tonic::Code::FailedPrecondition, "{status}");
+    }
+    let mut evil = registration("b", 1);
+    evil.address.as_mut().unwrap().executor = "../b".into();
+    assert_eq!(cluster.register(evil).await.err().unwrap().code(), tonic::Code::InvalidArgument);
+    cluster.register(registration("b", 1)).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_incarnation_has_one_session_and_one_life() {
+    let cluster = Cluster::start();
+    let register = registration("a", 1);
+    let mut first = cluster.register(register.clone()).await.unwrap();
+    let mut second = cluster.register(register.clone()).await.unwrap();
+    assert!(second.welcome.is_none());
+    assert_eq!(second.next().await, None);
+    first.fenced().await;
+    // That life is over, but the executor may come back as a new one.
+    let mut again = cluster.register(register).await.unwrap();
+    again.fenced().await;
+    assert!(cluster.executor("a", 1).await.welcome.is_some());
+}
+
+#[tokio::test]
+async fn a_new_process_takes_the_place_of_the_old_one() {
+    let cluster = Cluster::start();
+    let mut old = cluster.executor("a", 1).await;
+    let mut query = cluster.submit("final 1").await;
+    old.launch().await;
+    let _new = cluster.executor("a", 1).await;
+    assert_eq!(ErrorClass::from_code(query.failed().await.class), ErrorClass::Infra);
+    old.fenced().await;
+}
+
+#[tokio::test]
+async fn an_executor_without_heartbeat_is_lost_and_one_with_it_is_not() {
+    let lease = Duration::from_millis(400);
+    let cluster = Cluster::start_with(SchedulerBuilder::new().lease(lease).heartbeat(Duration::from_millis(80)));
+    let alive = cluster.executor("alive", 1).await;
+    let beat = alive.outgoing.clone();
+    tokio::spawn(async move {
+        let message = FromExecutor::Heartbeat(proto::Heartbeat::default());
+        let message = proto::ExecutorMessage { message: Some(message) };
+        while beat.send(message.clone()).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(80)).await;
+        }
+    });
+    let mut silent = cluster.executor("silent", 1).await;
+    silent.fenced().await;
+    let seen = cluster.client().await.get_cluster(proto::GetClusterRequest {}).await.unwrap().into_inner();
+    let names: Vec<_> = seen.executors.into_iter().map(|executor| executor.address.unwrap().executor).collect();
+    assert_eq!(names, ["alive"]);
+}
+
+#[tokio::test]
+async fn statuses_are_acknowledged_up_to_the_last_one() {
+    let cluster = Cluster::start();
+    let mut executor = cluster.executor("a", 1).await;
+    let query = cluster.submit("final 1").await;
+    let task = executor.launch().await.task.unwrap();
+    drop(query);
+    executor.cancelled().await;
+    executor.freed().await;
+    for _ in 0..3 {
+        executor.fail(&task, ErrorClass::Infra).await;
+    }
+    let mut acknowledged = 0;
+    while acknowledged < 3 {
+        let ack = executor.ack().await;
+        assert!(ack > acknowledged);
+        acknowledged = ack;
+    }
+    executor.repeat_status(&task, proto::task_status::Status::Failed(proto::Failure::default())).await;
+    assert_eq!(executor.ack().await, 3);
+}
+
+#[tokio::test]
+async fn a_message_that_makes_no_sense_ends_the_session() {
+    let cluster = Cluster::start();
+    let mut executor = cluster.executor("a", 1).await;
+    executor.say(FromExecutor::Status(proto::TaskStatus::default())).await;
+    executor.fenced().await;
+}
+
+#[tokio::test]
+async fn a_draining_executor_ends_its_tasks_and_gets_no_more() {
+    let cluster = Cluster::start();
+    let mut leaving = cluster.executor("a", 1).await;
+    let mut query = cluster.submit("final 1").await;
+    let task = leaving.launch().await.task.unwrap();
+    leaving.say(FromExecutor::Draining(proto::Draining {})).await;
+    let mut staying = cluster.executor("b", 1).await;
+    let mut other = cluster.submit("final 1").await;
+    let other_task = staying.launch().await.task.unwrap();
+    leaving.finish(&task, inline(b"a")).await;
+    staying.finish(&other_task, inline(b"b")).await;
+    assert_eq!(query.part().await.inline.as_ref(), b"a");
+    assert_eq!(other.part().await.inline.as_ref(), b"b");
+}
