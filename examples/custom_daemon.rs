@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 
 /// `shout(text)`; scheduler, executors and clients have to agree on it.
 fn shout() -> ScalarUDF {
-    let implementation = |arguments: &[ColumnarValue]| {
+    let implementation = |arguments: &[ColumnarValue]| -> Result<ColumnarValue> {
         let arrays = ColumnarValue::values_to_arrays(arguments)?;
         let texts = arrays[0].as_string::<i32>();
         let shouted: StringArray = texts.iter().map(|text| text.map(|text| text.to_uppercase() + "!")).collect();

@@ -13,11 +13,11 @@ use clap::{Parser, ValueEnum};
 #[command(name = "ballista-cli", version, after_help = EXAMPLES)]
 pub(crate) struct Args {
     /// Host of the scheduler
-    #[arg(long, env = "BALLISTA_HOST")]
+    #[arg(long, env = "BALLISTA_CLI_HOST")]
     host: Option<String>,
 
     /// Port of the scheduler
-    #[arg(long, env = "BALLISTA_PORT", default_value_t = 50050)]
+    #[arg(long, env = "BALLISTA_CLI_PORT", default_value_t = 50050)]
     port: u16,
 
     /// Run these statements and exit; repeatable, after all files

@@ -51,12 +51,7 @@ pub(crate) fn schema_frame(schema: &Schema) -> FlightData {
 
 /// The message of one block.
 pub(crate) fn block_frame(output: usize, bucket: usize, block: Block) -> FlightData {
-    let meta = BlockMeta {
-        output: output as u32,
-        bucket: bucket as u32,
-        rows: block.rows,
-        crc32c: block.crc,
-    };
+    let meta = BlockMeta { output: output as u32, bucket: bucket as u32, rows: block.rows, crc32c: block.crc };
     let meta = FrameMeta { kind: Some(frame_meta::Kind::Block(meta)) };
     FlightData {
         flight_descriptor: None,

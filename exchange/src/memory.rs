@@ -116,12 +116,7 @@ impl State {
 
 impl ExecutorPool {
     fn new(limit: usize) -> Self {
-        Self {
-            limit,
-            overdraft: limit / OVERDRAFT_DIVISOR,
-            state: Mutex::default(),
-            relief: RwLock::default(),
-        }
+        Self { limit, overdraft: limit / OVERDRAFT_DIVISOR, state: Mutex::default(), relief: RwLock::default() }
     }
 
     /// Whether an operator that holds `size` may have `additional` bytes while the store counts as `store` bytes.

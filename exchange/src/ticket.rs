@@ -30,9 +30,7 @@ impl TicketKey {
 
     /// The key that the scheduler sent: exactly 32 bytes.
     pub fn from_bytes(secret: &[u8]) -> Result<Self> {
-        let secret = secret
-            .try_into()
-            .map_err(|_| ExchangeError::Protocol("a ticket key has 32 bytes".into()))?;
+        let secret = secret.try_into().map_err(|_| ExchangeError::Protocol("a ticket key has 32 bytes".into()))?;
         Ok(Self(secret))
     }
 
@@ -56,8 +54,7 @@ impl TicketKey {
         let signed = proto::SignedTicket::decode(signed).map_err(malformed)?;
         let mut mac = self.mac();
         mac.update(&signed.ticket);
-        mac.verify_slice(&signed.signature)
-            .map_err(|_| ExchangeError::Ticket("wrong signature".into()))?;
+        mac.verify_slice(&signed.signature).map_err(|_| ExchangeError::Ticket("wrong signature".into()))?;
         let ticket = proto::Ticket::decode(&signed.ticket[..]).map_err(malformed)?;
         Ticket::from_proto(&ticket).map_err(|error| ExchangeError::Ticket(error.to_string()))
     }

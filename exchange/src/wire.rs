@@ -110,10 +110,8 @@ impl InputSource {
         if source.outputs.len() > MAX_OUTPUTS {
             return Err(ExchangeError::Protocol(format!("{} outputs in one input", source.outputs.len())));
         }
-        let address = source
-            .address
-            .as_ref()
-            .ok_or_else(|| ExchangeError::Protocol("input without an address".into()))?;
+        let address =
+            source.address.as_ref().ok_or_else(|| ExchangeError::Protocol("input without an address".into()))?;
         Ok(Self {
             address: ExecutorAddress::from_proto(address)?,
             outputs: source.outputs.iter().map(task_key_from_proto).collect::<Result<_>>()?,
@@ -167,10 +165,7 @@ impl StageInputs {
 
     /// The wire form.
     pub fn to_proto(&self) -> proto::StageInput {
-        proto::StageInput {
-            stage: self.stage.0,
-            sources: self.sources.iter().map(InputSource::to_proto).collect(),
-        }
+        proto::StageInput { stage: self.stage.0, sources: self.sources.iter().map(InputSource::to_proto).collect() }
     }
 
     /// The job that the outputs belong to; `None` for a stage without outputs.

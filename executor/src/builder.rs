@@ -270,8 +270,11 @@ impl ExecutorBuilder {
         });
         let life = Life::begin(&shared, Incarnation::random())?;
         let status = ExecutorStatus { address: life.address.clone(), registered: false };
-        let signals =
-            Signals { drain: CancellationToken::new(), kill: CancellationToken::new(), status: watch::Sender::new(status) };
+        let signals = Signals {
+            drain: CancellationToken::new(),
+            kill: CancellationToken::new(),
+            status: watch::Sender::new(status),
+        };
         let main = session::run(shared, life, signals.clone());
         let ended = signals.kill.clone().drop_guard();
         let main = tokio::spawn(async move {
@@ -328,9 +331,13 @@ fn listen(builder: &ExecutorBuilder, id: &ExecutorId) -> Result<(Transport, Stri
             }
             let advertised = match advertised {
                 Some(advertised) => advertised,
-                None if addresses.iter().any(|address| address.ip().is_unspecified()) => host_name().ok_or_else(|| {
-                    ExecutorError::Config(format!("listening on {host} needs an advertised host; give --advertise-host"))
-                })?,
+                None if addresses.iter().any(|address| address.ip().is_unspecified()) => {
+                    host_name().ok_or_else(|| {
+                        ExecutorError::Config(format!(
+                            "listening on {host} needs an advertised host; give --advertise-host"
+                        ))
+                    })?
+                }
                 None => host.clone(),
             };
             let listener = TcpListener::bind(&addresses[..]).map_err(bind_error)?;

@@ -60,6 +60,3 @@ pub use fingerprint::hash_fingerprint;
 pub use handle::ExecutorHandle;
 pub use memory::MemorySize;
 pub use provider::{CachedSessions, SessionProvider};
-
-/// Version of the messages between client, scheduler and executor; peers with another one do not talk to each other.
-pub const PROTOCOL_VERSION: u32 = 1;

@@ -106,12 +106,8 @@ impl Life {
             .with_mode(DiskManagerMode::Directories(vec![spill_dir]))
             .with_max_temp_directory_size(shared.runtime.disk_manager.max_temp_directory_size())
             .build()?;
-        let address = ExecutorAddress {
-            executor: shared.id.clone(),
-            incarnation,
-            host: shared.host.clone(),
-            port: shared.port,
-        };
+        let address =
+            ExecutorAddress { executor: shared.id.clone(), incarnation, host: shared.host.clone(), port: shared.port };
         Ok(Self {
             address,
             outbox: Arc::new(Outbox::new()),

@@ -72,10 +72,8 @@ impl FromStr for MemorySize {
             let percent = percent.trim().parse().map_err(|_| refused())?;
             return if (1..=100).contains(&percent) { Ok(Self::Percent(percent)) } else { Err(refused()) };
         }
-        let (number, factor) = UNITS
-            .iter()
-            .find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor)))
-            .unwrap_or((text, 1));
+        let (number, factor) =
+            UNITS.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor))).unwrap_or((text, 1));
         let number: f64 = number.trim().parse().map_err(|_| refused())?;
         let bytes = number * factor as f64;
         if bytes.is_finite() && bytes >= 0.0 { Ok(Self::Bytes(bytes as u64)) } else { Err(refused()) }

@@ -141,8 +141,7 @@ mod tests {
     #[test]
     fn an_unknown_setting_is_the_users_error() {
         let settings = [setting("ballista.no.such", "1")];
-        let error =
-            CachedSessions::default().session("", &settings, &Arc::new(RuntimeEnv::default())).unwrap_err();
+        let error = CachedSessions::default().session("", &settings, &Arc::new(RuntimeEnv::default())).unwrap_err();
         assert_eq!(ballista_exchange::class_of(&error), ballista_core::ErrorClass::User);
     }
 }

@@ -74,7 +74,12 @@ impl Drop for DataService {
     }
 }
 
-fn serve<S, C>(server: ExchangeServer, incoming: S, graceful: &CancellationToken, kill: &CancellationToken) -> JoinHandle<()>
+fn serve<S, C>(
+    server: ExchangeServer,
+    incoming: S,
+    graceful: &CancellationToken,
+    kill: &CancellationToken,
+) -> JoinHandle<()>
 where
     S: Stream<Item = io::Result<C>> + Send + Unpin + 'static,
     C: AsyncRead + AsyncWrite + Connected + Send + Unpin + 'static,

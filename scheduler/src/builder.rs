@@ -11,12 +11,11 @@ use ballista_scheduler_core::Limits;
 use datafusion::execution::SessionState;
 use datafusion_proto::physical_plan::PhysicalExtensionCodec;
 use prost::bytes::Bytes;
-use proto::scheduler_service_server::SchedulerServiceServer;
 use tokio::runtime::Handle;
 
 use crate::error::{Result, SchedulerError};
 use crate::planner::{JobPlanners, PlannerFactory};
-use crate::service::SchedulerService;
+use crate::service::SchedulerServer;
 use crate::session::{CachedSessions, SessionProvider};
 use crate::shell::message::{Message, ShellHandle};
 use crate::shell::plans::PlanStore;
@@ -186,12 +185,10 @@ impl std::fmt::Debug for Scheduler {
 }
 
 impl Scheduler {
-    /// The gRPC service, for a server or an in-memory transport of the caller's own;
-    /// [`Scheduler::serve_with_incoming`] is the shorter way.
-    pub fn service(&self) -> SchedulerServiceServer<SchedulerService> {
-        SchedulerServiceServer::new(SchedulerService::new(self.handle.clone()))
-            .max_decoding_message_size(self.max_message_bytes)
-            .max_encoding_message_size(usize::MAX)
+    /// The gRPC service, for a tonic server of the caller's own; [`Scheduler::serve_with_incoming`] is the shorter
+    /// way, also for transports in memory.
+    pub fn service(&self) -> SchedulerServer {
+        SchedulerServer::new(self.handle.clone(), self.max_message_bytes)
     }
 
     /// Ends every job with an error and every session; returns when it is done.

@@ -44,5 +44,5 @@ pub use ballista_scheduler_core::Limits;
 pub use builder::{Scheduler, SchedulerBuilder};
 pub use error::SchedulerError;
 pub use server::SchedulerHandle;
-pub use service::SchedulerService;
+pub use service::SchedulerServer;
 pub use session::{CachedSessions, SessionProvider};

@@ -37,7 +37,10 @@ impl Scheduler {
     }
 
     /// Serves connections of any transport until shut down: TLS streams, or `tokio::io::duplex` within a process.
-    pub fn serve_with_incoming<C, E>(&self, incoming: impl Stream<Item = Result<C, E>> + Send + 'static) -> SchedulerHandle
+    pub fn serve_with_incoming<C, E>(
+        &self,
+        incoming: impl Stream<Item = Result<C, E>> + Send + 'static,
+    ) -> SchedulerHandle
     where
         C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
         E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,

@@ -8,7 +8,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow::array::{ArrayRef, AsArray, Date32Array, Decimal128Array, Int32Array, Int64Array, RecordBatch, StringViewArray};
+use arrow::array::{
+    ArrayRef, AsArray, Date32Array, Decimal128Array, Int32Array, Int64Array, RecordBatch, StringViewArray,
+};
 use arrow::datatypes::Int64Type;
 use ballista_core::config::Compression;
 use ballista_shuffle::{
@@ -18,6 +20,10 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
+/// As in the executor; small buckets are mostly a matter of the allocator.
+#[global_allocator]
+static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const ROWS: usize = 1 << 20;
 const BATCH_ROWS: usize = 8192;
 const BUCKETS: [usize; 3] = [16, 200, 2000];
@@ -26,7 +32,8 @@ fn lineitem(rng: &mut StdRng, start: usize, rows: usize) -> RecordBatch {
     const WORDS: [&str; 8] = ["carefully", "final", "deposits", "sleep", "furiously", "ironic", "packages", "along"];
     const MODES: [&str; 7] = ["AIR", "FOB", "MAIL", "RAIL", "REG AIR", "SHIP", "TRUCK"];
     const INSTRUCTIONS: [&str; 4] = ["DELIVER IN PERSON", "COLLECT COD", "NONE", "TAKE BACK RETURN"];
-    let mut ints = |max: i64| -> ArrayRef { Arc::new(Int64Array::from_iter_values((0..rows).map(|_| rng.random_range(1..max)))) };
+    let mut ints =
+        |max: i64| -> ArrayRef { Arc::new(Int64Array::from_iter_values((0..rows).map(|_| rng.random_range(1..max)))) };
     let (part, supplier) = (ints(2_000_000), ints(100_000));
     let order: ArrayRef = Arc::new(Int64Array::from_iter_values((0..rows).map(|i| ((start + i) / 4 * 8) as i64)));
     let line: ArrayRef = Arc::new(Int32Array::from_iter_values((0..rows).map(|i| (i % 4) as i32)));
@@ -76,9 +83,9 @@ fn hash(keys: &[ArrayRef], hashes: &mut Vec<u64>) -> ballista_shuffle::Result<()
     Ok(())
 }
 
-/// Buffer sizes as an executor would choose them: about 100 KiB per bucket, within 16 MiB and 256 MiB.
+/// The sizes that `BatchPartitioner::new` recommends.
 fn buffer_bytes(buckets: usize) -> usize {
-    (buckets * (100 << 10)).clamp(16 << 20, 256 << 20)
+    (buckets * (32 << 10)).clamp(16 << 20, 64 << 20)
 }
 
 fn partition(input: &[RecordBatch], buckets: usize, out: &mut dyn FnMut(usize, RecordBatch)) {

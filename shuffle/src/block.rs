@@ -217,8 +217,8 @@ impl BlockEncoder {
         });
         let columns = columns.collect::<Result<Vec<ArrayRef>>>()?;
         let row_count = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.wire), columns, &row_count)
-            .context("encode a block")?;
+        let batch =
+            RecordBatch::try_new_with_options(Arc::clone(&self.wire), columns, &row_count).context("encode a block")?;
         let tiny = used_bytes(&batch) < MIN_COMPRESSED_COLUMN_BYTES * batch.num_columns();
         let options = if tiny { &self.plain } else { &self.compressed };
         let (_, message) = IpcDataGenerator::default()

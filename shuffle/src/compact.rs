@@ -105,7 +105,10 @@ fn copy_nulls(array: &ArrayRef) -> Result<ArrayRef> {
     let data = array.to_data();
     let mut copy = MutableArrayData::new(vec![&data], false, array.len());
     copy.try_extend(0, 0, array.len()).context("copy an array")?;
-    Ok(make_array(copy.freeze()))
+    // Children of lists were grown by doubling.
+    let mut copied = make_array(copy.freeze());
+    copied.shrink_to_fit();
+    Ok(copied)
 }
 
 /// Copies what `take` and `MutableArrayData` leave shared, at any depth: text behind views, values of dictionaries.
@@ -238,7 +241,9 @@ impl Usage {
                     self.visit(child, child.offset(), len.min(child.len()));
                 }
             }
-            DataType::FixedSizeBinary(size) => self.count(&buffers[0], len * usize::try_from(*size).unwrap_or_default()),
+            DataType::FixedSizeBinary(size) => {
+                self.count(&buffers[0], len * usize::try_from(*size).unwrap_or_default())
+            }
             fixed => {
                 let width = fixed.primitive_width().unwrap_or_default();
                 for buffer in buffers {

@@ -46,9 +46,7 @@ pub fn wire_type(data_type: &DataType) -> DataType {
         DataType::Union(fields, mode) => {
             DataType::Union(fields.iter().map(|(id, field)| (id, wire_field(field))).collect::<UnionFields>(), *mode)
         }
-        DataType::RunEndEncoded(run_ends, values) => {
-            DataType::RunEndEncoded(Arc::clone(run_ends), wire_field(values))
-        }
+        DataType::RunEndEncoded(run_ends, values) => DataType::RunEndEncoded(Arc::clone(run_ends), wire_field(values)),
         other => other.clone(),
     }
 }
@@ -231,7 +229,6 @@ pub(crate) fn collect_dictionary(array: &ArrayRef) -> Result<ArrayRef> {
     let new_values = take(values.as_ref(), &used, None).context(ACTION)?;
     let keys = cast_with_options(&new_keys, key_type, &CastOptions { safe: false, ..CastOptions::default() })
         .context(ACTION)?;
-    let data =
-        keys.to_data().into_builder().data_type(array.data_type().clone()).add_child_data(new_values.to_data());
+    let data = keys.to_data().into_builder().data_type(array.data_type().clone()).add_child_data(new_values.to_data());
     data.build().map(make_array).map_err(|source: ArrowError| ShuffleError::Arrow { action: ACTION, source })
 }

@@ -127,7 +127,10 @@ mod tests {
         let io = |kind: io::ErrorKind| ShuffleError::Io { action: "write", path: "f".into(), source: kind.into() };
         assert_eq!(ShuffleError::corrupt("block", "crc").class(), ErrorClass::Fetch);
         assert_eq!(ShuffleError::reading(Path::new("f"), io::ErrorKind::NotFound.into()).class(), ErrorClass::Fetch);
-        assert_eq!(ShuffleError::reading(Path::new("f"), io::ErrorKind::UnexpectedEof.into()).class(), ErrorClass::Fetch);
+        assert_eq!(
+            ShuffleError::reading(Path::new("f"), io::ErrorKind::UnexpectedEof.into()).class(),
+            ErrorClass::Fetch
+        );
         assert_eq!(io(io::ErrorKind::StorageFull).class(), ErrorClass::Resource);
         assert_eq!(io::Error::from_raw_os_error(28).kind(), io::ErrorKind::StorageFull);
         assert_eq!(io(io::ErrorKind::TimedOut).class(), ErrorClass::Transient);

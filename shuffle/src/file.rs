@@ -185,11 +185,8 @@ impl TempFile {
         let mut temp = path.as_os_str().to_owned();
         temp.push(".tmp");
         let temp = PathBuf::from(temp);
-        let file = File::create(&temp).map_err(|source| ShuffleError::Io {
-            action: "create",
-            path: temp.clone(),
-            source,
-        })?;
+        let file =
+            File::create(&temp).map_err(|source| ShuffleError::Io { action: "create", path: temp.clone(), source })?;
         let output = BufWriter::with_capacity(WRITE_BUFFER_BYTES, file);
         Ok(Self { path: path.to_owned(), temp, output, published: false })
     }
@@ -218,4 +215,3 @@ impl Drop for TempFile {
         }
     }
 }
-

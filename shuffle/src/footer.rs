@@ -83,9 +83,7 @@ pub(crate) fn encode_tail(wire: &Schema, index: &ShuffleFileIndex) -> Result<Vec
     let blocks: Vec<arrow_ipc::Block> = index
         .all_blocks()
         .iter()
-        .map(|block| {
-            arrow_ipc::Block::new(block.offset as i64, block.metadata_len() as i32, block.body_len as i64)
-        })
+        .map(|block| arrow_ipc::Block::new(block.offset as i64, block.metadata_len() as i32, block.body_len as i64))
         .collect();
     // The only way to a builder without naming its crate, of which arrow-ipc decides the version.
     let mut builder = IpcSchemaEncoder::new().schema_to_fb(&Schema::empty());

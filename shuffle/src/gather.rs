@@ -30,9 +30,7 @@ pub(crate) fn gather(column: &ArrayRef, indices: &UInt32Array) -> Result<ArrayRe
     match column.data_type() {
         DataType::Utf8View => gather_views(column.as_byte_view::<StringViewType>(), indices),
         DataType::BinaryView => gather_views(column.as_byte_view::<BinaryViewType>(), indices),
-        nested if nested.is_nested() && any_type(nested, &needs_copy) => {
-            own_shared(&gather_by_copy(column, indices)?)
-        }
+        nested if nested.is_nested() && any_type(nested, &needs_copy) => own_shared(&gather_by_copy(column, indices)?),
         _ => own_shared(&take(column.as_ref(), indices, None).context("gather rows")?),
     }
 }
@@ -49,7 +47,9 @@ fn gather_by_copy(column: &ArrayRef, indices: &UInt32Array) -> Result<ArrayRef> 
     for &row in indices.values() {
         copy.try_extend(0, row as usize, row as usize + 1).context("gather rows")?;
     }
-    Ok(make_array(copy.freeze()))
+    let mut copied = make_array(copy.freeze());
+    copied.shrink_to_fit();
+    Ok(copied)
 }
 
 fn gather_views<T: ByteViewType>(source: &GenericByteViewArray<T>, indices: &UInt32Array) -> Result<ArrayRef> {

@@ -159,9 +159,7 @@ fn at_least_one(num_partitions: usize) -> u32 {
 pub(crate) fn check_keys(keys: &[ArrayRef], num_rows: usize) -> Result<()> {
     match keys.iter().find(|key| key.len() != num_rows) {
         None => Ok(()),
-        Some(key) => {
-            Err(ShuffleError::Invalid(format!("a key column has {} rows, its batch {num_rows}", key.len())))
-        }
+        Some(key) => Err(ShuffleError::Invalid(format!("a key column has {} rows, its batch {num_rows}", key.len()))),
     }
 }
 
@@ -188,8 +186,7 @@ mod tests {
             let mut ids = vec![99];
             let mut partitioner = HashPartitioner::new(n, identity_hash);
             partitioner.partition(&keys, 6, &mut ids).unwrap();
-            let expected: Vec<u32> =
-                [0u64, 1, 7, 8, 9, u64::MAX].iter().map(|hash| (hash % n as u64) as u32).collect();
+            let expected: Vec<u32> = [0u64, 1, 7, 8, 9, u64::MAX].iter().map(|hash| (hash % n as u64) as u32).collect();
             assert_eq!(ids, expected, "{n} buckets");
         }
     }

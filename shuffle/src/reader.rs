@@ -68,7 +68,7 @@ impl ShuffleFile {
         }
         let head_len = usize::try_from(index.head_len).map_err(|_| too_short("the head"))?;
         let head = read(0, head_len)?;
-        if false {
+        if crc32c::crc32c(&head) != index.head_crc {
             return Err(ShuffleError::corrupt("file head", "checksum does not match"));
         }
         if index.identity() != expected_identity {

@@ -34,8 +34,7 @@ fn sample(compression: Compression) -> Sample {
     let batch = RecordBatch::try_from_iter([("n", numbers), ("t", texts)]).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("sample.arrow");
-    let mut writer =
-        ShuffleFileWriter::create(&path, batch.schema(), identity(PARTITIONS), compression).unwrap();
+    let mut writer = ShuffleFileWriter::create(&path, batch.schema(), identity(PARTITIONS), compression).unwrap();
     for partition in [0, 1, 3] {
         let mut encoder = BlockEncoder::try_new(&batch.schema(), compression).unwrap();
         writer.write(partition, &batch.slice(partition * 50, 50)).unwrap();
@@ -115,6 +114,19 @@ fn missing_and_added_bytes_are_detected() {
         damaged.insert(at, sample.bytes[at]);
         damaged.insert(at, 0);
         assert_detected(&sample, &damaged, &format!("byte inserted at {at}"));
+    }
+}
+
+#[test]
+fn a_missing_or_added_block_is_detected() {
+    let sample = sample(Compression::None);
+    let index = ShuffleFile::open(&sample.path, &identity(PARTITIONS)).unwrap().index().clone();
+    for block in index.all_blocks() {
+        let (from, to) = (block.offset as usize, (block.offset + block.stored_len()) as usize);
+        let without = [&sample.bytes[..from], &sample.bytes[to..]].concat();
+        assert_detected(&sample, &without, &format!("block at {from} removed"));
+        let twice = [&sample.bytes[..to], &sample.bytes[from..]].concat();
+        assert_detected(&sample, &twice, &format!("block at {from} doubled"));
     }
 }
 

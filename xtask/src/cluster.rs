@@ -25,12 +25,19 @@ pub struct Shape {
     /// Slots of each executor: tasks' partitions that it runs at a time
     #[arg(long, default_value_t = 1)]
     pub slots: usize,
-    /// Memory pool of each executor, such as 512MiB [default: the executor's own choice]
+    /// Memory pool of each executor, such as 512MiB [default: an equal part of 70% of the machine]
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<String>,
     /// Passed on to each executor; repeatable: --executor-arg=--flag --executor-arg=value
     #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
     pub executor_arg: Vec<String>,
+}
+
+impl Shape {
+    /// The executors share one machine, which each by itself would take for its own.
+    fn memory(&self) -> String {
+        self.memory.clone().unwrap_or_else(|| format!("{}%", (70 / self.executors.max(1)).max(1)))
+    }
 }
 
 /// A running cluster. Dropping it ends its processes and keeps their logs; [`Cluster::stop`] is the clean end.
@@ -69,9 +76,7 @@ impl Cluster {
             arguments.push(port.to_string());
             arguments.extend(["--slots".to_owned(), shape.slots.to_string()]);
             arguments.extend(["--work-dir".to_owned(), work_dir.display().to_string()]);
-            if let Some(memory) = &shape.memory {
-                arguments.extend(["--memory".to_owned(), memory.clone()]);
-            }
+            arguments.extend(["--memory".to_owned(), shape.memory()]);
             arguments.extend_from_slice(&shape.executor_arg);
             executors.push(Daemon::start(&name, &program, &arguments, dir)?);
         }

@@ -35,7 +35,10 @@ pub(super) fn write_parts(mut parts: Vec<Part>, dir: &Path, threads: usize, prog
     thread::scope(|scope| {
         for _ in 0..threads.max(1) {
             scope.spawn(|| {
-                while let Some(part) = lock(&queue).next() {
+                loop {
+                    // A statement of its own: in `while let`, the lock would be held for the whole turn.
+                    let next = lock(&queue).next();
+                    let Some(part) = next else { break };
                     let table = part.table;
                     let keep_on = || lock(&queue).failure.is_none();
                     if let Err(error) = write_part(part, dir, progress, &keep_on) {

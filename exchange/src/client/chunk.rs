@@ -191,10 +191,7 @@ impl Request<'_> {
                             end.rows, end.blocks
                         )));
                     }
-                    let next = Position {
-                        output: self.from.output + end.next_output as usize,
-                        block: end.next_block,
-                    };
+                    let next = Position { output: self.from.output + end.next_output as usize, block: end.next_block };
                     if !end.complete && blocks == 0 {
                         return Err(Failure::Broken("an incomplete stream without a block".into()));
                     }

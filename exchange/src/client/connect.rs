@@ -40,8 +40,8 @@ pub trait Connector: fmt::Debug + Send + Sync {
 
 /// An endpoint with windows, keep-alive and time-outs for bulk data.
 pub fn bulk_endpoint(uri: String) -> Result<Endpoint> {
-    let endpoint =
-        Endpoint::from_shared(uri).map_err(|error| ExchangeError::Protocol(format!("address of an executor: {error}")))?;
+    let endpoint = Endpoint::from_shared(uri)
+        .map_err(|error| ExchangeError::Protocol(format!("address of an executor: {error}")))?;
     Ok(endpoint
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -119,10 +119,7 @@ impl Connector for LocalConnector {
             let dialed = connector.dial(&authority).map(TokioIo::new);
             async move { dialed }
         });
-        endpoint
-            .connect_with_connector(dial)
-            .await
-            .map_err(|error| ExchangeError::fetch(address, with_sources(&error)))
+        endpoint.connect_with_connector(dial).await.map_err(|error| ExchangeError::fetch(address, with_sources(&error)))
     }
 }
 

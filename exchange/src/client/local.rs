@@ -50,8 +50,9 @@ impl LocalRun {
                 Current::Memory { tier, bucket, end, batch } => {
                     while *bucket < *end {
                         if let Some(next) = tier.bucket(*bucket).get(*batch) {
+                            // Measuring a batch costs more than handing it over; the bucket was measured when written.
+                            let bytes = if *batch == 0 { tier.bucket_bytes(*bucket) } else { 0 };
                             *batch += 1;
-                            let bytes = ballista_shuffle::batch_bytes(next) as u64;
                             self.context.metrics.count(false, bytes, next);
                             return Ok(Some(next.clone()));
                         }

@@ -50,8 +50,8 @@ impl Segment {
 }
 
 fn identity(key: &TaskKey, buckets: usize) -> Result<FileIdentity> {
-    let partitions = u32::try_from(buckets)
-        .map_err(|_| ExchangeError::Protocol(format!("an output of {buckets} buckets")))?;
+    let partitions =
+        u32::try_from(buckets).map_err(|_| ExchangeError::Protocol(format!("an output of {buckets} buckets")))?;
     Ok(FileIdentity { task: key.clone(), partitions })
 }
 
@@ -78,8 +78,7 @@ pub(super) fn write(
     let identity = identity(key, buckets.len())?;
     let mut writer = ShuffleFileWriter::create(path, Arc::clone(schema), identity, compression)
         .map_err(ExchangeError::shuffle(context()))?;
-    let mut encoder =
-        BlockEncoder::try_new(schema, compression).map_err(ExchangeError::shuffle(context()))?;
+    let mut encoder = BlockEncoder::try_new(schema, compression).map_err(ExchangeError::shuffle(context()))?;
     let mut spilled: Vec<Peekable<BlockIter>> =
         segments.iter().map(|segment| segment.file.blocks(0..buckets.len()).peekable()).collect();
     for (bucket, batches) in buckets.iter().enumerate() {

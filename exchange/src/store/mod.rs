@@ -53,7 +53,7 @@ use crate::memory::{Relief, register_relief};
 use accounting::Counters;
 use work_dir::{WorkDir, off_reactor};
 
-pub(crate) use cursor::{Position, StoredBlock, StoreCursor};
+pub(crate) use cursor::{Position, StoreCursor, StoredBlock};
 pub use output::{MemoryTier, Output, Tier};
 pub use sink::TaskSink;
 pub use writer::{OutputOptions, OutputSummary, OutputWriter};
@@ -224,8 +224,7 @@ impl ShuffleStore {
     /// Whether `bytes` more fit into the overdraft.
     fn has_overdraft(&self, bytes: usize) -> bool {
         let below_watermark = self.counters.memory() + bytes <= self.high_watermark + self.overdraft;
-        let below_limit =
-            self.pool_limit.is_none_or(|limit| self.pool.reserved() + bytes <= limit + self.overdraft);
+        let below_limit = self.pool_limit.is_none_or(|limit| self.pool.reserved() + bytes <= limit + self.overdraft);
         below_watermark && below_limit
     }
 }

@@ -2,8 +2,8 @@
 //! A finished output, in memory or in its file.
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -43,15 +43,21 @@ pub enum Tier {
 #[derive(Debug)]
 pub struct MemoryTier {
     pub(crate) buckets: Vec<Vec<RecordBatch>>,
+    bucket_bytes: Vec<u64>,
     /// How each bucket is cut into blocks, once somebody has asked.
     pieces: Vec<OnceLock<Vec<Piece>>>,
     held: Held,
 }
 
 impl MemoryTier {
-    pub(super) fn new(buckets: Vec<Vec<RecordBatch>>, held: Held) -> Self {
+    pub(super) fn new(buckets: Vec<Vec<RecordBatch>>, bucket_bytes: Vec<u64>, held: Held) -> Self {
         let pieces = buckets.iter().map(|_| OnceLock::new()).collect();
-        Self { buckets, pieces, held: held.seal() }
+        Self { buckets, bucket_bytes, pieces, held: held.seal() }
+    }
+
+    /// Bytes of a bucket's batches.
+    pub fn bucket_bytes(&self, bucket: usize) -> u64 {
+        self.bucket_bytes.get(bucket).copied().unwrap_or(0)
     }
 
     /// The blocks of a bucket.

@@ -42,9 +42,7 @@ impl TaskSink {
     /// Routes the rows of `batch` by their keys, one array of the batch's length per key.
     pub async fn push(&mut self, batch: RecordBatch, keys: &[ArrayRef]) -> Result<()> {
         let context = "cannot partition a batch";
-        self.partitioner
-            .partition(keys, batch.num_rows(), &mut self.ids)
-            .map_err(ExchangeError::shuffle(context))?;
+        self.partitioner.partition(keys, batch.num_rows(), &mut self.ids).map_err(ExchangeError::shuffle(context))?;
         let emitted = &mut self.emitted;
         let mut collect = |bucket, batch| {
             emitted.push((bucket, batch));

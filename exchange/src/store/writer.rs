@@ -232,7 +232,7 @@ impl OutputWriter {
         summary.bytes = summary.bucket_bytes.iter().sum();
         let stays_in_memory = summary.rows == 0 || (self.options.memory_tier && segments.is_empty());
         let tier = if stays_in_memory {
-            Tier::Memory(Arc::new(MemoryTier::new(buckets, held)))
+            Tier::Memory(Arc::new(MemoryTier::new(buckets, summary.bucket_bytes.clone(), held)))
         } else {
             segments.sort_by_key(Segment::index);
             let (store, key, schema) = (Arc::clone(&self.store), self.key.clone(), Arc::clone(&self.schema));
@@ -248,8 +248,7 @@ impl OutputWriter {
             Tier::File(Arc::new(file.await??))
         };
         let rows = summary.bucket_rows.clone();
-        let output =
-            Output::new(self.key.clone(), Arc::clone(&self.schema), self.options.compression, rows, tier);
+        let output = Output::new(self.key.clone(), Arc::clone(&self.schema), self.options.compression, rows, tier);
         {
             let mut catalog = self.store.catalog.lock();
             // Under the lock that `free_job` takes, so that either it sees the output or we see the fence.

@@ -6,11 +6,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow_flight::flight_service_client::FlightServiceClient;
+use arrow_flight::flight_service_server::{FlightService, FlightServiceServer};
+use arrow_flight::{
+    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse,
+    PollInfo, PutResult, SchemaResult,
+};
 use ballista_core::{ErrorClass, Incarnation};
 use ballista_exchange::status::from_status;
-use ballista_exchange::{ExchangeError, FetchOptions, StageInputs, Ticket, TicketKey};
+use ballista_exchange::{ExchangeError, ExchangeServer, FetchOptions, StageInputs, Ticket, TicketKey, tune};
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tonic::transport::{Endpoint, Server};
+use tonic::{Request, Response, Status, Streaming};
 
 use crate::data::{numbered_batches, sorted_numbers};
 use crate::node::{Node, NodeConfig, collect, disk, inputs, job, memory, task};
@@ -45,6 +54,81 @@ async fn cutting_proxy(port: u16, cuts: usize, bytes: usize) -> u16 {
         }
     });
     own_port
+}
+
+/// A server that ends its streams cleanly, but too early: a lost sender in a careless server looks like this.
+struct Forgetful(ExchangeServer);
+
+#[tonic::async_trait]
+impl FlightService for Forgetful {
+    type HandshakeStream = BoxStream<'static, Result<HandshakeResponse, Status>>;
+    type ListFlightsStream = BoxStream<'static, Result<FlightInfo, Status>>;
+    type DoGetStream = BoxStream<'static, Result<FlightData, Status>>;
+    type DoPutStream = BoxStream<'static, Result<PutResult, Status>>;
+    type DoActionStream = BoxStream<'static, Result<arrow_flight::Result, Status>>;
+    type ListActionsStream = BoxStream<'static, Result<ActionType, Status>>;
+    type DoExchangeStream = BoxStream<'static, Result<FlightData, Status>>;
+
+    async fn do_get(&self, request: Request<arrow_flight::Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
+        let frames: Vec<_> = self.0.do_get(request).await?.into_inner().collect().await;
+        let kept = frames.len() - 1;
+        Ok(Response::new(futures::stream::iter(frames.into_iter().take(kept)).boxed()))
+    }
+
+    async fn handshake(
+        &self,
+        _: Request<Streaming<HandshakeRequest>>,
+    ) -> Result<Response<Self::HandshakeStream>, Status> {
+        unimplemented!()
+    }
+
+    async fn list_flights(&self, _: Request<Criteria>) -> Result<Response<Self::ListFlightsStream>, Status> {
+        unimplemented!()
+    }
+
+    async fn get_flight_info(&self, _: Request<FlightDescriptor>) -> Result<Response<FlightInfo>, Status> {
+        unimplemented!()
+    }
+
+    async fn poll_flight_info(&self, _: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
+        unimplemented!()
+    }
+
+    async fn get_schema(&self, _: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
+        unimplemented!()
+    }
+
+    async fn do_put(&self, _: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {
+        unimplemented!()
+    }
+
+    async fn do_action(&self, _: Request<Action>) -> Result<Response<Self::DoActionStream>, Status> {
+        unimplemented!()
+    }
+
+    async fn list_actions(&self, _: Request<Empty>) -> Result<Response<Self::ListActionsStream>, Status> {
+        unimplemented!()
+    }
+
+    async fn do_exchange(&self, _: Request<Streaming<FlightData>>) -> Result<Response<Self::DoExchangeStream>, Status> {
+        unimplemented!()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clean_end_without_the_end_marker_is_a_fetch_error() {
+    let mut pair = pair(memory()).await;
+    // Without the check against reported rows, which would find it too.
+    pair.inputs.sources[0].bucket_rows.clear();
+    assert_eq!(pair.read().await.unwrap().len() as i64, pair.rows);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    pair.inputs.sources[0].address.port = listener.local_addr().unwrap().port();
+    let service = FlightServiceServer::new(Forgetful(pair.producer.server()));
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    tokio::spawn(tune(Server::builder()).add_service(service).serve_with_incoming(incoming));
+    let error = pair.read().await.unwrap_err();
+    pair.assert_names_producer(&error);
+    assert!(error.to_string().contains("end marker"), "{error}");
 }
 
 struct Pair {
@@ -169,7 +253,8 @@ async fn another_incarnation_is_a_fetch_error_for_the_reader() {
 async fn tickets_are_refused_with_a_class_if_forged_or_for_another_life() {
     let pair = pair(memory()).await;
     let uri = format!("http://{}", pair.producer.address.authority());
-    let mut client = FlightServiceClient::connect(uri).await.unwrap();
+    let channel = Endpoint::from_shared(uri).unwrap().connect().await.unwrap();
+    let mut client = FlightServiceClient::new(channel);
     let ticket = |incarnation| Ticket {
         outputs: vec![task("j", 0)],
         result: false,

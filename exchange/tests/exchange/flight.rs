@@ -23,11 +23,7 @@ async fn a_standard_flight_client_reads_every_row() {
             index += 1;
             let output = task("j", index);
             node.write(&output, &batches, 3, OutputOptions { compression, memory_tier }).await;
-            let ticket = Ticket {
-                buckets: 0..3,
-                result: false,
-                ..Ticket::result(node.address.incarnation, output)
-            };
+            let ticket = Ticket { buckets: 0..3, result: false, ..Ticket::result(node.address.incarnation, output) };
             let ticket = arrow_flight::Ticket { ticket: key.sign(&ticket.to_proto()) };
             let stream = client.do_get(ticket).await.unwrap();
             let read: Vec<_> = stream.try_collect().await.unwrap();

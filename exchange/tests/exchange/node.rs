@@ -130,6 +130,17 @@ impl Node {
         files
     }
 
+    /// Waits until evictions have brought the store down.
+    pub async fn expect_memory_below(&self, bytes: usize) {
+        for _ in 0..500 {
+            if self.store.stats().memory_bytes <= bytes {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("not evicted: {:?}", self.store.stats());
+    }
+
     /// Waits until no file of an unfinished output is left.
     pub async fn expect_empty_files_only(&self) {
         for _ in 0..500 {

@@ -2,9 +2,12 @@
 //! The store: eviction, spilling, accounting, cleaning up.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ballista_core::StageId;
-use ballista_exchange::{ExchangeError, TcpConnector, TicketKey};
+use ballista_exchange::{ExchangeError, TaskSink, TcpConnector, TicketKey};
+use ballista_shuffle::RoundRobinPartitioner;
+use datafusion::execution::memory_pool::MemoryConsumer;
 use tokio::task::JoinSet;
 
 use crate::data::{numbered, numbered_batches, sorted_numbers};
@@ -47,6 +50,7 @@ async fn outputs_larger_than_memory_are_evicted_and_stay_readable() {
     let stats = node.store.stats();
     assert!(stats.memory_bytes <= 9 * MIB, "{stats:?}");
     assert!(stats.disk_bytes > 0, "{stats:?}");
+    node.expect_memory_below(4 * MIB).await;
     let inputs = inputs(&[(&node, &outputs)]);
     for bucket in 0..4 {
         let read = fetch(&node, &inputs, bucket..bucket + 1, &batches[0]).await;
@@ -56,6 +60,72 @@ async fn outputs_larger_than_memory_are_evicted_and_stay_readable() {
     let expected: Vec<i64> = (0..64 * 2048).flat_map(|row| [row; 8]).collect();
     assert!(read == expected);
     node.store.free_stage(&job("j"), StageId(1));
+    node.expect_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_store_gives_way_to_an_operator() {
+    let node = lone(NodeConfig { pool: 64 * MIB, high: 60 * MIB, low: 60 * MIB, ..NodeConfig::default() });
+    let batches = numbered_batches(100 * 2048, 2048);
+    for index in 0..3 {
+        node.write(&task("j", index), &batches, 1, memory()).await;
+    }
+    let held = node.store.stats().memory_bytes;
+    assert!(held > 20 * MIB, "{held}");
+    // The operator needs what the store has, in steps as operators do; it waits for nothing and is refused nothing.
+    let join = MemoryConsumer::new("join").register(node.store.pool());
+    for _ in 0..55 {
+        join.try_grow(MIB).unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    node.expect_memory_below(10 * MIB).await;
+    drop(join);
+    node.store.free_job(&job("j"));
+    node.expect_empty().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_fails_costs_the_eviction_but_no_rows() {
+    let node = lone(tiny());
+    // Nothing can be written below a file.
+    let incarnation = node.dir.path().join(format!("{:016x}", node.address.incarnation.0));
+    std::fs::write(incarnation.join("j"), b"").unwrap();
+    let batches = numbered_batches(20 * 2048, 2048);
+    let summary = node.write(&task("j", 0), &batches, 2, memory()).await;
+    assert_eq!(node.store.evict_all().await, 0);
+    let read = fetch(&node, &inputs(&[(&node, &[(task("j", 0), summary)])]), 0..2, &batches[0]).await;
+    assert_eq!(sorted_numbers(&read).len(), 20 * 2048);
+    // A writer that has to spill fails with the disk's error instead of hanging or losing rows.
+    let writer = node.store.create(task("j", 1), batches[0].schema(), 2, memory());
+    let error = loop {
+        if let Err(error) = writer.append(0, batches[0].clone()).await {
+            break error;
+        }
+    };
+    assert!(matches!(error, ExchangeError::Io { .. }), "{error:?}");
+    assert!(writer.finish().await.is_err(), "rows are missing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_partitions_and_gives_back_the_memory_of_its_buffer() {
+    let node = lone(NodeConfig::default());
+    let writer = Arc::new(node.store.create(task("j", 0), numbered(0, 1).schema(), 16, memory()));
+    let mut sinks = Vec::new();
+    for start in 0..2 {
+        sinks.push(TaskSink::new(Box::new(RoundRobinPartitioner::new(16, start)), Arc::clone(&writer)));
+    }
+    for (index, batch) in numbered_batches(50_000, 1000).into_iter().enumerate() {
+        sinks[index % 2].push(batch, &[]).await.unwrap();
+    }
+    assert!(node.store.pool().reserved() > node.store.stats().memory_bytes, "the buffer is accounted");
+    for sink in sinks {
+        sink.finish().await.unwrap();
+    }
+    let summary = Arc::into_inner(writer).unwrap().finish().await.unwrap();
+    assert_eq!(summary.rows, 50_000);
+    assert!(summary.bucket_rows.iter().all(|rows| (3000..3250).contains(rows)), "{summary:?}");
+    assert_eq!(node.store.pool().reserved(), node.store.stats().memory_bytes);
+    node.store.free_job(&job("j"));
     node.expect_empty().await;
 }
 

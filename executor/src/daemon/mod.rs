@@ -30,10 +30,8 @@ pub fn run(options: Options) -> Result<(), String> {
 async fn serve(options: Options) -> Result<(), String> {
     let text = |error: ExecutorError| error.full_text();
     let no_signals = |error: std::io::Error| format!("cannot listen for signals: {error}");
-    let mut signals = (
-        signal(SignalKind::terminate()).map_err(no_signals)?,
-        signal(SignalKind::interrupt()).map_err(no_signals)?,
-    );
+    let mut signals =
+        (signal(SignalKind::terminate()).map_err(no_signals)?, signal(SignalKind::interrupt()).map_err(no_signals)?);
     let scheduler = options.scheduler();
     let mut executor = options.builder()?.start().await.map_err(text)?;
     tokio::select! {

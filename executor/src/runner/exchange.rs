@@ -24,7 +24,7 @@ use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 use futures::TryStreamExt;
 
 use super::TaskEnv;
-use super::partitions::Partitions;
+use super::partitions::{Partitions, Turn};
 use super::sample::{self, Sampler};
 use super::task::Instance;
 use crate::fingerprint::repartition_hashes;
@@ -45,7 +45,9 @@ pub(crate) async fn run(
         let mut route = Route::new(partitioning, partition, &schema, &writer).map_err(|error| classify(&error))?;
         let mut sampler = (!sample.is_empty()).then(|| Sampler::new(sample.iter().map(|key| Arc::clone(&key.expr))));
         partitions.spawn(async move {
+            let mut turn = Turn::new();
             while let Some(batch) = stream.try_next().await? {
+                turn.give_way().await;
                 if batch.num_rows() == 0 {
                     continue;
                 }
@@ -119,7 +121,8 @@ impl Route {
             }
         };
         if partitioner.num_partitions() > partitioning.buckets() {
-            let message = format!("{} range bounds for {} buckets", partitioner.num_partitions() - 1, partitioning.buckets());
+            let message =
+                format!("{} range bounds for {} buckets", partitioner.num_partitions() - 1, partitioning.buckets());
             return Err(DataFusionError::Internal(message));
         }
         Ok(Self::Scatter { sink: TaskSink::new(partitioner, Arc::clone(writer)), keys })
@@ -175,9 +178,9 @@ mod tests {
     fn hash_buckets_are_those_of_datafusions_own_repartitioning() {
         let rows = 1000i64;
         let number: ArrayRef = Arc::new(Int64Array::from_iter((0..rows).map(|i| (i % 7 != 0).then_some(i * 31))));
-        let text: ArrayRef = Arc::new(StringViewArray::from_iter((0..rows).map(|i| {
-            (i % 5 != 0).then(|| format!("a key that is longer than a view {}", i % 91))
-        })));
+        let text: ArrayRef = Arc::new(StringViewArray::from_iter(
+            (0..rows).map(|i| (i % 5 != 0).then(|| format!("a key that is longer than a view {}", i % 91))),
+        ));
         let float: ArrayRef = Arc::new(Float64Array::from_iter_values((0..rows).map(|i| i as f64 / 3.0)));
         let id: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
         let batch = RecordBatch::try_from_iter([("n", number), ("t", text), ("f", float), ("id", id)]).unwrap();

@@ -64,6 +64,16 @@ pub(crate) struct TaskEnv {
     pub(crate) released: Arc<Notify>,
 }
 
+impl TaskEnv {
+    fn free_job(&self, job: &JobId) {
+        self.plans.free_job(job);
+        self.store.free_job(job);
+        self.client.free_job(job);
+        self.results.free_job(job);
+        self.released.notify_one();
+    }
+}
+
 /// The tasks of one incarnation. Cheap to clone; dropping it does not stop them, [`TaskRunner::cancel_all`] does.
 #[derive(Debug, Clone)]
 pub(crate) struct TaskRunner {
@@ -111,7 +121,8 @@ impl TaskRunner {
             tasks.insert(key.clone(), Entry::Running(cancel.clone()));
             self.inner.running.send_modify(|running| *running += 1);
         }
-        let span = tracing::info_span!("task", job = %key.job, stage = key.stage.0, task = key.task.0, attempt = key.attempt);
+        let span =
+            tracing::info_span!("task", job = %key.job, stage = key.stage.0, task = key.task.0, attempt = key.attempt);
         let inner = Arc::clone(&self.inner);
         let supervised = async move { inner.supervise(key, launch, cancel).await };
         self.inner.env.cpu.spawn(supervised.instrument(span));
@@ -146,12 +157,7 @@ impl TaskRunner {
                 cancel.cancel();
             }
         }
-        let env = &self.inner.env;
-        env.plans.free_job(job);
-        env.store.free_job(job);
-        env.client.free_job(job);
-        env.results.free_job(job);
-        env.released.notify_one();
+        self.inner.env.free_job(job);
     }
 
     /// Stops every task.
@@ -198,8 +204,16 @@ impl Inner {
                 failed(error)
             }
         };
-        if let Some(tasks) = self.jobs.lock().get_mut(&key.job) {
-            tasks.insert(key.clone(), Entry::Ended);
+        let job_is_freed = match self.jobs.lock().get_mut(&key.job) {
+            Some(tasks) => {
+                tasks.insert(key.clone(), Entry::Ended);
+                false
+            }
+            None => true,
+        };
+        if job_is_freed {
+            // The task may have left something behind after the job was freed and before it noticed.
+            self.env.free_job(&key.job);
         }
         self.env.outbox.push(&key, status);
         self.running.send_modify(|running| *running -= 1);

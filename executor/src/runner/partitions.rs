@@ -5,12 +5,13 @@
 //! plan declares.
 
 use std::any::Any;
+use std::time::{Duration, Instant};
 
 use ballista_core::{ClassifiedError, ErrorClass};
 use ballista_exchange::classify;
 use datafusion::error::Result;
 use tokio::sync::watch;
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{JoinError, JoinSet, yield_now};
 use tracing::Instrument;
 
 /// Knows whether any work of a Ballista task is still under way, aborted work included: each holds a receiver.
@@ -21,6 +22,27 @@ impl Work {
     /// Resolves when no work is under way. Work that was aborted inside a computation ends after it.
     pub(crate) async fn ended(&self) {
         self.0.closed().await;
+    }
+}
+
+/// Lets a loop over batches yield now and then: operators give way by number of batches, which is too seldom for a
+/// cancellation if one batch takes long.
+#[derive(Debug)]
+pub(crate) struct Turn(Instant);
+
+impl Turn {
+    const LENGTH: Duration = Duration::from_millis(10);
+
+    pub(crate) fn new() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Yields if the turn is over.
+    pub(crate) async fn give_way(&mut self) {
+        if self.0.elapsed() >= Self::LENGTH {
+            yield_now().await;
+            self.0 = Instant::now();
+        }
     }
 }
 

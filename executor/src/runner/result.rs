@@ -26,7 +26,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::TaskEnv;
-use super::partitions::Partitions;
+use super::partitions::{Partitions, Turn};
 use super::task::Instance;
 
 /// A query that goes on for longer after its first rows streams them: somebody may be looking at them.
@@ -148,7 +148,9 @@ impl Rows {
                 shared.clone()
             };
             partitions.spawn(async move {
+                let mut turn = Turn::new();
                 while let Some(batch) = stream.try_next().await? {
+                    turn.give_way().await;
                     if batch.num_rows() == 0 {
                         continue;
                     }

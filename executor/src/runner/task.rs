@@ -50,15 +50,9 @@ impl Instance {
 }
 
 /// Runs a task to its end.
-pub(crate) async fn run(
-    env: &TaskEnv,
-    spec: TaskSpec,
-    work: &Work,
-) -> Result<proto::TaskOutput, ClassifiedError> {
-    let session = env
-        .provider
-        .session(&spec.session_id, &spec.settings, &env.runtime)
-        .map_err(|error| classify(&error))?;
+pub(crate) async fn run(env: &TaskEnv, spec: TaskSpec, work: &Work) -> Result<proto::TaskOutput, ClassifiedError> {
+    let session =
+        env.provider.session(&spec.session_id, &spec.settings, &env.runtime).map_err(|error| classify(&error))?;
     let config = session.config().ballista();
     let metrics = Arc::new(FetchMetrics::default());
     let bytes = env.plans.get(&spec.key).await?;
@@ -68,17 +62,11 @@ pub(crate) async fn run(
     let plan = instance_of(&stage.plan, &spec.partitions, options).map_err(|error| classify(&error))?;
     let count = plan.output_partitioning().partition_count();
     if count != spec.partitions.len() {
-        let message = format!("the plan of task {} has {count} partitions, {} were launched", spec.key, spec.partitions.len());
+        let message =
+            format!("the plan of task {} has {count} partitions, {} were launched", spec.key, spec.partitions.len());
         return Err(ClassifiedError::new(ErrorClass::Deterministic, message));
     }
-    let instance = Instance {
-        key: spec.key,
-        plan,
-        context,
-        config,
-        partitions: spec.partitions,
-        work: work.clone(),
-    };
+    let instance = Instance { key: spec.key, plan, context, config, partitions: spec.partitions, work: work.clone() };
     let mut output = match stage.output {
         StageOutput::Exchange { partitioning, sample } => exchange::run(env, instance, &partitioning, &sample).await?,
         StageOutput::Result { ordered } => result::run(env, instance, ordered).await?,

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use ballista_core::{JobId, StageId};
+use ballista_core::{JobId, PROTOCOL_VERSION, StageId};
 use ballista_exchange::TicketKey;
 use ballista_exchange::wire::task_key_from_proto;
 use ballista_proto as proto;
@@ -17,7 +17,6 @@ use tonic::{Code, Status};
 use super::{ExecutorError, ExecutorStatus, Life, Result, Shared, Signals};
 use crate::fingerprint::hash_fingerprint;
 use crate::life::Services;
-use crate::PROTOCOL_VERSION;
 
 /// A scheduler that takes the stream and then says nothing is none.
 const WELCOME_PATIENCE: Duration = Duration::from_secs(10);

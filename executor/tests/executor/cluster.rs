@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A cluster in this process, and the steps that tests take on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -34,6 +34,8 @@ pub struct Cluster {
     pub executors: BTreeMap<String, ExecutorHandle>,
     pub settings: Vec<proto::Setting>,
     ears: mpsc::UnboundedReceiver<(String, Heard)>,
+    /// Heard while listening to somebody else.
+    kept: VecDeque<(String, Heard)>,
     pub connector: LocalConnector,
 }
 
@@ -66,7 +68,7 @@ impl Cluster {
         let incoming = connector.listen("scheduler", 1);
         let service = SchedulerServiceServer::new(scheduler.clone());
         tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
-        Self { scheduler, executors: BTreeMap::new(), settings: vec![], ears, connector }
+        Self { scheduler, executors: BTreeMap::new(), settings: vec![], ears, kept: VecDeque::new(), connector }
     }
 
     pub async fn builder(&self, name: &str) -> ExecutorBuilder {
@@ -117,14 +119,25 @@ impl Cluster {
         self.scheduler.tell(executor, Down::FreeJob(proto::FreeJob { job: JOB.to_owned() }));
     }
 
-    /// Waits for something that `executor` says; drops what came before it.
+    /// Waits for something that `executor` says; drops what that one said before.
     pub async fn hear<T>(&mut self, executor: &str, mut pick: impl FnMut(Heard) -> Option<T>) -> T {
+        let mut found = None;
+        for (name, heard) in std::mem::take(&mut self.kept) {
+            if found.is_some() || name != executor {
+                self.kept.push_back((name, heard));
+            } else {
+                found = pick(heard);
+            }
+        }
+        if let Some(found) = found {
+            return found;
+        }
         let waiting = async {
             loop {
                 let (name, heard) = self.ears.recv().await.expect("the scheduler is alive");
-                if name == executor
-                    && let Some(found) = pick(heard)
-                {
+                if name != executor {
+                    self.kept.push_back((name, heard));
+                } else if let Some(found) = pick(heard) {
                     return found;
                 }
             }

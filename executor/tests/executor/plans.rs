@@ -2,8 +2,8 @@
 //! Data, plans and functions of the tests.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringViewArray};
@@ -23,10 +23,7 @@ use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 
 /// `id`: a number; `name`: its text, too long to be kept in a view.
 pub fn schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![
-        Field::new("id", DataType::Int64, false),
-        Field::new("name", DataType::Utf8View, false),
-    ]))
+    Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false), Field::new("name", DataType::Utf8View, false)]))
 }
 
 pub fn batch(ids: impl IntoIterator<Item = i64>) -> RecordBatch {

@@ -8,10 +8,10 @@ use std::time::Duration;
 use ballista_core::ErrorClass;
 use ballista_plan::stage::StageOutput;
 use ballista_proto::task_status::Status as TaskStatus;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::joins::CrossJoinExec;
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
-use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_expr::expressions::Column;
 use futures::TryStreamExt;
 
 use crate::cluster::{Cluster, collect, inline};
@@ -81,10 +81,10 @@ async fn a_slow_query_streams_its_first_rows_before_it_ends() {
 /// 16 million rows of `counted(id), name`.
 fn endless() -> Arc<dyn ExecutionPlan> {
     let join = Arc::new(CrossJoinExec::new(scan(&[0..4000], 8192), scan(&[0..4000], 8192)));
-    let columns = ["id", "name"].into_iter().enumerate().map(|(index, name)| ProjectionExpr {
-        expr: Arc::new(Column::new(name, index)),
-        alias: name.to_owned(),
-    });
+    let columns = ["id", "name"]
+        .into_iter()
+        .enumerate()
+        .map(|(index, name)| ProjectionExpr { expr: Arc::new(Column::new(name, index)), alias: name.to_owned() });
     call("counted", Arc::new(ProjectionExec::try_new(columns, join).unwrap()))
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use ballista_core::ErrorClass;
-use ballista_executor::{ExecutorBuilder, ExecutorError, PROTOCOL_VERSION, hash_fingerprint};
+use ballista_core::{ErrorClass, PROTOCOL_VERSION};
+use ballista_executor::{ExecutorBuilder, ExecutorError, hash_fingerprint};
 use ballista_plan::stage::StageOutput;
 use ballista_proto as proto;
 use proto::scheduler_message::Message as Down;
@@ -146,7 +146,9 @@ async fn over_tcp_an_executor_waits_for_its_scheduler_and_serves_on_its_port() {
     tokio::time::sleep(Duration::from_millis(200)).await;
     let (scheduler, _ears) = FakeScheduler::new();
     let address = ([127, 0, 0, 1], port).into();
-    tokio::spawn(tonic::transport::Server::builder().add_service(SchedulerServiceServer::new(scheduler)).serve(address));
+    tokio::spawn(
+        tonic::transport::Server::builder().add_service(SchedulerServiceServer::new(scheduler)).serve(address),
+    );
     tokio::time::timeout(Duration::from_secs(10), handle.registered()).await.unwrap().unwrap();
     assert_ne!(handle.address().port, 0);
     tokio::net::TcpStream::connect(("127.0.0.1", handle.address().port)).await.unwrap();

@@ -183,7 +183,10 @@ mod tests {
         let path = dir.path().join("scheduler.toml");
         std::fs::write(&path, "bind-port = 7\nlease-seconds = 20\nlog-level = \"debug\"\n").unwrap();
         let settings = parse(&["--config", path.to_str().unwrap(), "--bind-port", "8"]).settings().unwrap();
-        assert_eq!((settings.bind_port, settings.lease, settings.log_level.as_str()), (8, Duration::from_secs(20), "debug"));
+        assert_eq!(
+            (settings.bind_port, settings.lease, settings.log_level.as_str()),
+            (8, Duration::from_secs(20), "debug")
+        );
         assert_eq!((settings.bind_host.as_str(), settings.advertise_host.as_str()), ("127.0.0.1", "127.0.0.1"));
     }
 

@@ -4,8 +4,10 @@
 //!
 //! * `execute`: a client's query and its stream of events.
 //! * `session`: an executor's session.
+//! * `server`: what a tonic server is given.
 
 mod execute;
+mod server;
 mod session;
 
 use std::pin::Pin;
@@ -14,11 +16,12 @@ use async_trait::async_trait;
 use ballista_core::{JobId, PROTOCOL_VERSION, StageId};
 use ballista_proto as proto;
 use futures::Stream;
+use futures::stream::Empty;
 use proto::scheduler_service_server::SchedulerService as Api;
 use tonic::{Request, Response, Status, Streaming};
 
 use self::execute::ClientStream;
-use self::session::SessionStream;
+pub use self::server::SchedulerServer;
 use crate::error::{Result, SchedulerError};
 use crate::shell::message::{Message, ShellHandle};
 
@@ -28,29 +31,16 @@ const CHUNK_BYTES: usize = 1 << 20;
 type Reply<T> = Result<Response<T>, Status>;
 type PlanStream = Pin<Box<dyn Stream<Item = Result<proto::StagePlanChunk, Status>> + Send>>;
 
-/// The scheduler as a gRPC service. Cheap to clone.
-#[derive(Clone)]
-pub struct SchedulerService {
+/// All methods but the sessions of executors, which [`SchedulerServer`] serves itself.
+struct SchedulerService {
     shell: ShellHandle,
-}
-
-impl std::fmt::Debug for SchedulerService {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SchedulerService").finish_non_exhaustive()
-    }
-}
-
-impl SchedulerService {
-    pub(crate) fn new(shell: ShellHandle) -> Self {
-        Self { shell }
-    }
 }
 
 #[async_trait]
 impl Api for SchedulerService {
     type ExecuteStream = ClientStream;
     type GetStagePlanStream = PlanStream;
-    type SessionStream = SessionStream;
+    type SessionStream = Empty<Result<proto::SchedulerMessage, Status>>;
 
     async fn execute(&self, request: Request<proto::ExecuteRequest>) -> Reply<ClientStream> {
         let stream = execute::execute(&self.shell, request.into_inner()).await;
@@ -83,9 +73,8 @@ impl Api for SchedulerService {
         Ok(Response::new(Box::pin(futures::stream::iter(chunks))))
     }
 
-    async fn session(&self, request: Request<Streaming<proto::ExecutorMessage>>) -> Reply<SessionStream> {
-        let stream = session::open(&self.shell, request.into_inner()).await;
-        stream.map(Response::new).map_err(|error| error.to_status())
+    async fn session(&self, _: Request<Streaming<proto::ExecutorMessage>>) -> Reply<Self::SessionStream> {
+        Err(Status::unimplemented("sessions are served by SchedulerServer"))
     }
 }
 

@@ -10,31 +10,26 @@ use ballista_core::{ClassifiedError, ErrorClass};
 use ballista_exchange::ExecutorAddress;
 use ballista_exchange::wire::task_key_from_proto;
 use ballista_proto as proto;
-use futures::StreamExt;
-use futures::stream::Map;
 use proto::executor_message::Message as FromExecutor;
 use proto::task_status::Status as Outcome;
 use tokio::sync::oneshot;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::Streaming;
 
 use super::check_versions;
 use crate::error::{Result, SchedulerError};
 use crate::shell::executors::{Life, Session, SessionEnd};
 use crate::shell::message::{ExecutorMessage, Message, Registration, ShellHandle, TaskStatus};
+use crate::shell::outgoing::Outgoing;
 
 /// How long a connection may stay without saying who it is.
 const REGISTRATION_LIMIT: Duration = Duration::from_secs(10);
-
-/// Messages to one executor.
-pub(super) type SessionStream =
-    Map<ReceiverStream<proto::SchedulerMessage>, fn(proto::SchedulerMessage) -> Result<proto::SchedulerMessage, Status>>;
 
 /// Registers an executor and starts listening to it.
 pub(super) async fn open(
     shell: &ShellHandle,
     mut incoming: Streaming<proto::ExecutorMessage>,
-) -> Result<SessionStream> {
+) -> Result<ReceiverStream<Outgoing>> {
     let first = tokio::time::timeout(REGISTRATION_LIMIT, incoming.message()).await;
     let Ok(Ok(Some(proto::ExecutorMessage { message: Some(FromExecutor::Register(register)) }))) = first else {
         return Err(SchedulerError::Protocol("a session starts with a registration".to_owned()));
@@ -45,7 +40,7 @@ pub(super) async fn open(
     let registration = Box::new(registration);
     shell.ask(|reply| Message::Register { registration, session, reply }).await??;
     tokio::spawn(listen(shell.clone(), life, incoming, given_up));
-    Ok(ReceiverStream::new(messages).map(Ok))
+    Ok(ReceiverStream::new(messages))
 }
 
 fn registration(register: proto::Register) -> Result<Registration> {

@@ -13,6 +13,7 @@ use tracing::{debug, info};
 use super::Shell;
 use super::executors::Life;
 use super::job::{End, Task, TaskPhase};
+use super::outgoing::Outgoing;
 use super::pool::catch;
 
 /// Jobs that are remembered after they were freed.
@@ -96,7 +97,8 @@ impl Shell {
                 if let Some(gone) = self.executors.remove(&life) {
                     let reason = "this incarnation is no longer part of the cluster; register as a new one";
                     // Its queue may be closed or full; the end of the stream says the same.
-                    let _ = gone.session.send(ToExecutor::Fenced(proto::Fenced { reason: reason.to_owned() }));
+                    let fenced = ToExecutor::Fenced(proto::Fenced { reason: reason.to_owned() });
+                    let _ = gone.session.send(Outgoing::Message(fenced));
                 }
             }
         }
@@ -109,17 +111,18 @@ impl Shell {
             task: Some(task_key_to_proto(task)),
             settings: job.settings.clone(),
             session_id: job.session_id.clone(),
-            inputs: job.inputs_of(stage).ok_or("an input of its stage is not finished")?,
+            inputs: Vec::new(),
             is_final: stage.is_final,
             partitions,
         };
+        let inputs = job.inputs_of(stage).ok_or("an input of its stage is not finished")?;
         debug!(%task, executor = %life.0, partitions = launch.partitions.len(), "task launched");
         let first_partition = launch.partitions.first().copied().unwrap_or(0);
         let record = Task { life: life.clone(), first_partition, phase: TaskPhase::Running, inline: None };
         if let Some(stage) = job.stages.get_mut(&task.stage) {
             stage.tasks.insert((task.task, task.attempt), record);
         }
-        self.send(life, ToExecutor::Launch(launch));
+        self.send_outgoing(life, Outgoing::Launch(launch, inputs));
         Ok(())
     }
 
@@ -135,7 +138,8 @@ impl Shell {
         let Some(job) = self.jobs.get_mut(&task.job) else { return };
         let Some(stage) = job.stages.get_mut(&task.stage) else { return };
         let Some(record) = stage.tasks.get_mut(&(task.task, task.attempt)) else { return };
-        let mut part = proto::ResultPart { order: record.first_partition, ordered: stage.ordered, ..Default::default() };
+        let mut part =
+            proto::ResultPart { order: record.first_partition, ordered: stage.ordered, ..Default::default() };
         match (record.inline.take(), self.executors.get(life)) {
             (Some(rows), _) => part.inline = rows,
             (None, Some(executor)) => {

@@ -14,6 +14,7 @@ use proto::scheduler_message::Message;
 use tokio::sync::{mpsc, oneshot};
 
 use super::message::Registration;
+use super::outgoing::Outgoing;
 use crate::error::{Result, SchedulerError};
 use crate::planning::job::ExecutorShape;
 
@@ -25,7 +26,7 @@ pub(crate) type Life = (ExecutorId, Incarnation);
 
 /// The shell's end of a session stream.
 pub(crate) struct Session {
-    queue: mpsc::Sender<proto::SchedulerMessage>,
+    queue: mpsc::Sender<Outgoing>,
     /// Dropped with the session, which stops the task that reads from the executor.
     _open: oneshot::Sender<()>,
 }
@@ -33,7 +34,7 @@ pub(crate) struct Session {
 /// The service's end of a session stream.
 pub(crate) struct SessionEnd {
     /// What shall be sent.
-    pub(crate) messages: mpsc::Receiver<proto::SchedulerMessage>,
+    pub(crate) messages: mpsc::Receiver<Outgoing>,
     /// Resolves when the shell gave the session up.
     pub(crate) given_up: oneshot::Receiver<()>,
 }
@@ -46,8 +47,8 @@ impl Session {
     }
 
     /// Queues a message; an error says why the executor counts as lost.
-    pub(crate) fn send(&self, message: Message) -> Result<(), &'static str> {
-        self.queue.try_send(proto::SchedulerMessage { message: Some(message) }).map_err(|error| match error {
+    pub(crate) fn send(&self, message: Outgoing) -> Result<(), &'static str> {
+        self.queue.try_send(message).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => "it does not take its messages",
             mpsc::error::TrySendError::Closed(_) => "its session stream closed",
         })
@@ -146,7 +147,7 @@ impl Executors {
         for life in self.ack_due.drain(..) {
             let Some(executor) = self.lives.get(&life) else { continue };
             let ack = proto::StatusAck { sequence: executor.taken };
-            if let Err(reason) = executor.session.send(Message::Ack(ack)) {
+            if let Err(reason) = executor.session.send(Outgoing::Message(Message::Ack(ack))) {
                 lost.push((life, reason));
             }
         }

@@ -13,6 +13,7 @@ use prost::bytes::Bytes;
 use super::client::ClientQueue;
 use super::executors::Life;
 use super::message::Submission;
+use super::outgoing::EncodedInput;
 use super::outputs::StageOutputs;
 use crate::planner::{PlanRequest, Planner};
 use crate::planning::job::{PlannedStage, StageResult};
@@ -73,7 +74,7 @@ pub(crate) struct Stage {
     pub(crate) tasks: HashMap<(TaskId, u32), Task>,
     pub(crate) outputs: StageOutputs,
     /// Where its outputs are, once it is finished.
-    pub(crate) located: Option<proto::StageInput>,
+    pub(crate) located: Option<EncodedInput>,
 }
 
 /// A task attempt that was launched.
@@ -157,7 +158,7 @@ impl Job {
     }
 
     /// Where the inputs of a stage are. `None` if one is not finished, which the core rules out for a launch.
-    pub(crate) fn inputs_of(&self, stage: &Stage) -> Option<Vec<proto::StageInput>> {
+    pub(crate) fn inputs_of(&self, stage: &Stage) -> Option<Vec<EncodedInput>> {
         stage.inputs.iter().map(|input| self.stages.get(input)?.located.clone()).collect()
     }
 

@@ -5,6 +5,7 @@
 //! * `effects`: what it does about each [`Effect`](ballista_scheduler_core::Effect).
 //! * `planning`, `pool`: planning on threads of its own, one planner per job.
 //! * `job`, `outputs`, `executors`, `plans`: what it keeps beside the core.
+//! * `outgoing`: messages to executors, encoded as far as they can be shared.
 //! * `client`: queues to clients. `report`: progress, and the cluster as people see it.
 //!
 //! *Invariants:*
@@ -17,6 +18,7 @@ mod effects;
 pub(crate) mod executors;
 mod job;
 pub(crate) mod message;
+pub(crate) mod outgoing;
 mod outputs;
 mod planning;
 pub(crate) mod plans;
@@ -38,6 +40,7 @@ use tracing::{debug, error, info, warn};
 use self::executors::{Executors, Life, Session};
 use self::job::Job;
 use self::message::{ExecutorMessage, Message, Registration, Submission, TaskStatus, WeakShellHandle};
+use self::outgoing::Outgoing;
 use self::plans::PlanStore;
 use self::pool::{PlanningPool, catch};
 use crate::error::Result;
@@ -110,7 +113,8 @@ impl Shell {
 
     /// Runs until it is told to stop, or nobody is left who could reach it.
     pub(crate) async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
-        let period = TICK.min(Duration::from_millis(self.config.limits.lease_millis / 4)).max(Duration::from_millis(10));
+        let period =
+            TICK.min(Duration::from_millis(self.config.limits.lease_millis / 4)).max(Duration::from_millis(10));
         let mut ticks = tokio::time::interval(period);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut batch = Vec::with_capacity(BATCH);
@@ -247,7 +251,7 @@ impl Shell {
         if self.executors.get(&life).is_some() {
             let reason = "it opened a second session";
             let fenced = proto::Fenced { reason: format!("{reason} for one incarnation; register as a new one") };
-            let _ = session.send(ToExecutor::Fenced(fenced));
+            let _ = session.send(Outgoing::Message(ToExecutor::Fenced(fenced)));
             self.lose(life, reason);
             return Ok(());
         }
@@ -332,6 +336,10 @@ impl Shell {
 
     /// Sends to an executor; one that does not take it is lost, one that is gone is left alone.
     fn send(&mut self, life: &Life, message: ToExecutor) {
+        self.send_outgoing(life, Outgoing::Message(message));
+    }
+
+    fn send_outgoing(&mut self, life: &Life, message: Outgoing) {
         let Some(executor) = self.executors.get(life) else { return };
         if let Err(reason) = executor.session.send(message) {
             self.lose(life.clone(), reason);

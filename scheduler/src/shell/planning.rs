@@ -14,6 +14,7 @@ use tracing::{debug, trace};
 use super::Shell;
 use super::job::Job;
 use super::message::Message;
+use super::outgoing::EncodedInput;
 use super::pool::catch;
 use crate::planner::{PlanRequest, Planner, PlannerFactory};
 use crate::planning::job::{ClusterShape, PlanStep, PlannedSlicing, PlannedStage, StageResult};
@@ -40,7 +41,7 @@ impl Shell {
         };
         let Some(stage) = job.stages.get_mut(&finished.stage) else { return };
         match stage.outputs.locate(&finished, &self.executors) {
-            Ok(located) => stage.located = Some(located),
+            Ok(located) => stage.located = Some(EncodedInput::new(&located)),
             Err(problem) => {
                 let message = format!("stage {} of job {id} cannot be read: {problem}", finished.stage);
                 self.fail(id, &ClassifiedError::new(ErrorClass::Deterministic, message));
@@ -95,8 +96,8 @@ impl Shell {
                 debug!(job = %id, stages = step.stages.len(), complete = step.complete, "planned");
                 let mut specs = Vec::with_capacity(step.stages.len());
                 for planned in step.stages {
-                    let PlannedStage { stage, partitions, display, .. } = &planned;
-                    trace!(job = %id, %stage, partitions, "stage planned\n{display}");
+                    let PlannedStage { stage, partitions, display: text, .. } = &planned;
+                    trace!(job = %id, %stage, partitions, "stage planned\n{text}");
                     job.add_stage(&planned);
                     specs.push(spec(job, &planned));
                     self.plans.insert(id, planned.stage, planned.plan);

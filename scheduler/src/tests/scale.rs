@@ -13,7 +13,8 @@ use super::harness::{Cluster, Query, inline, request};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_small_queries_from_fifty_connections_leave_nothing() {
     let cluster = Cluster::start();
-    let executors = [cluster.executor("a", 2).await.obey(inline(b"a")), cluster.executor("b", 2).await.obey(inline(b"b"))];
+    let executors =
+        [cluster.executor("a", 2).await.obey(inline(b"a")), cluster.executor("b", 2).await.obey(inline(b"b"))];
     let connections = join_all((0..50).map(|_| cluster.client())).await;
     let queries = connections.into_iter().map(|mut client| async move {
         for round in 0..20 {

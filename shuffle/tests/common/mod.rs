@@ -18,13 +18,8 @@ pub fn rng(seed: u64) -> StdRng {
 }
 
 pub fn identity(partitions: usize) -> FileIdentity {
-    let task = TaskKey {
-        job: JobId::new("job-7").unwrap(),
-        stage: StageId(1),
-        stage_attempt: 0,
-        task: TaskId(4),
-        attempt: 2,
-    };
+    let task =
+        TaskKey { job: JobId::new("job-7").unwrap(), stage: StageId(1), stage_attempt: 0, task: TaskId(4), attempt: 2 };
     FileIdentity { task, partitions: partitions as u32 }
 }
 
@@ -71,8 +66,13 @@ pub fn random_type(rng: &mut StdRng, depth: usize) -> DataType {
             0 => DataType::Utf8View,
             1 => {
                 let keys = [DataType::Int8, DataType::UInt16, DataType::Int32, DataType::UInt64];
-                let values =
-                    [DataType::Utf8, DataType::Utf8View, DataType::Int64, DataType::Float64, DataType::Decimal128(9, 2)];
+                let values = [
+                    DataType::Utf8,
+                    DataType::Utf8View,
+                    DataType::Int64,
+                    DataType::Float64,
+                    DataType::Decimal128(9, 2),
+                ];
                 let (key, value) = (keys[rng.random_range(0..4)].clone(), values[rng.random_range(0..5)].clone());
                 DataType::Dictionary(Box::new(key), Box::new(value))
             }

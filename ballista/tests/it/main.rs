@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+//! End to end: programs and queries on an in-process cluster give what plain DataFusion gives.
+
+#![allow(clippy::unwrap_used)]
+
+mod client_side;
+mod common;
+mod errors;
+mod example;
+mod functions;
+mod queries;
+mod runtimes;
+mod tables;
