@@ -53,7 +53,7 @@ mod tests {
     #[test]
     fn rows_without_columns_keep_their_number() {
         let options = RecordBatchOptions::new().with_row_count(Some(3));
-        let received = Schema::new_with_metadata(vec![], [("k".into(), "v".into())].into());
+        let received = Schema::new_with_metadata(Vec::<Field>::new(), [("k".into(), "v".into())].into());
         let batch = RecordBatch::try_new_with_options(Arc::new(received), vec![], &options).unwrap();
         assert_eq!(conform(batch, &Arc::new(Schema::empty())).unwrap().num_rows(), 3);
     }

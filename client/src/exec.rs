@@ -38,7 +38,7 @@ pub struct DistributedQueryExec {
     plan: Bytes,
     settings: Arc<[proto::Setting]>,
     session_id: String,
-    _session: Option<SessionLease>,
+    session: Option<SessionLease>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
     summary: Arc<Mutex<Option<JobSummary>>>,
@@ -70,7 +70,7 @@ impl DistributedQueryExec {
             plan: query.plan,
             settings: query.settings,
             session_id: query.session_id,
-            _session: query.session,
+            session: query.session,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
             summary: Arc::default(),
@@ -163,6 +163,7 @@ impl ExecutionPlan for DistributedQueryExec {
             schema: Arc::clone(&schema),
             listener: progress_listener(context.session_config()),
             on_finished: self.on_finished(),
+            session: self.session.clone(),
         };
         let baseline = BaselineMetrics::new(&self.metrics, partition);
         let rows = submit(self.request(), job).into_stream().try_flatten();

@@ -19,7 +19,7 @@ use futures::{FutureExt, Stream, StreamExt};
 use tokio::time::Sleep;
 use tonic::{Status, Streaming};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, SessionLease};
 use crate::conform::conform;
 use crate::error::{ClientError, of_job, root_cause};
 use crate::parts::{Parts, open};
@@ -37,6 +37,8 @@ pub(crate) struct JobContext {
     pub(crate) schema: SchemaRef,
     pub(crate) listener: Option<Arc<dyn ProgressListener>>,
     pub(crate) on_finished: OnFinished,
+    /// Kept until the rows are read: the plan may be dropped as soon as it is executed.
+    pub(crate) session: Option<SessionLease>,
 }
 
 /// Submits a query. Nothing happens before the first poll of the returned future.
@@ -50,6 +52,7 @@ pub(crate) async fn submit(request: proto::ExecuteRequest, context: JobContext) 
         schema: context.schema,
         listener: context.listener,
         on_finished: Some(context.on_finished),
+        _session: context.session,
         job: None,
         parts: Parts::default(),
         parts_received: 0,
@@ -74,6 +77,7 @@ pub(crate) struct JobStream {
     schema: SchemaRef,
     listener: Option<Arc<dyn ProgressListener>>,
     on_finished: Option<OnFinished>,
+    _session: Option<SessionLease>,
     job: Option<String>,
     parts: Parts,
     parts_received: u32,

@@ -155,10 +155,10 @@ impl StageInputs {
         let sources = input.sources.iter().map(InputSource::from_proto).collect::<Result<Vec<_>>>()?;
         let inputs = Self { stage, sources };
         let mut outputs = inputs.sources.iter().flat_map(|source| &source.outputs);
-        if let Some(first) = outputs.next() {
-            if first.stage != stage || outputs.any(|key| key.job != first.job || key.stage != stage) {
-                return Err(ExchangeError::Protocol(format!("outputs of more than stage {stage} in one input")));
-            }
+        let first = outputs.next();
+        let foreign = |key: &TaskKey| key.stage != stage || first.is_some_and(|first| first.job != key.job);
+        if first.is_some_and(foreign) || outputs.any(foreign) {
+            return Err(ExchangeError::Protocol(format!("outputs of more than stage {stage} in one input")));
         }
         Ok(inputs)
     }

@@ -2,7 +2,7 @@
 //! Throughput of the shuffle core on rows like those of TPC-H `lineitem`, in bytes of Arrow data per second and core.
 //!
 //! `cargo bench -p ballista-shuffle`. Targets: partition and append ≥ 1 GB/s, encode with LZ4 ≥ 500 MB/s.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::ptr_arg)]
 
 use std::hint::black_box;
 use std::sync::Arc;

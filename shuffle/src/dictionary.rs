@@ -225,7 +225,7 @@ pub(crate) fn collect_dictionary(array: &ArrayRef) -> Result<ArrayRef> {
             is_valid(row).then(|| used.partition_point(|&key| key < old_keys[row]) as u64)
         })
         .collect();
-    let used: UInt64Array = used.into_iter().map(|key| u64::from_usize(key)).collect();
+    let used: UInt64Array = used.into_iter().map(u64::from_usize).collect();
     let new_values = take(values.as_ref(), &used, None).context(ACTION)?;
     let keys = cast_with_options(&new_keys, key_type, &CastOptions { safe: false, ..CastOptions::default() })
         .context(ACTION)?;

@@ -34,6 +34,8 @@
 //! *Invariant:* a batch handed to a sink owns its memory: dropping it frees that memory, and
 //! [`batch_bytes`] says how much.
 
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::ptr_arg))]
+
 pub mod block;
 pub mod compact;
 mod dictionary;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Rows that go through partitioning, a file and back are the same rows, in the bucket their key demands.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::ptr_arg)]
 
 mod common;
 

@@ -39,7 +39,7 @@ pub fn run(options: &Options) -> Result<(), String> {
     let Shape { executors, slots, .. } = options.shape;
     let cluster = Cluster::start(&options.shape, &binaries, None)?;
     let logs = cluster.log_dir().display();
-    println!("cluster: {}, {executors} executors with {slots} slots each; logs in {logs}", cluster.url());
+    println!("cluster: {}, executors: {executors}, slots of each: {slots}; logs in {logs}", cluster.url());
     let start = Instant::now();
     cluster.run(|cluster| {
         let mut command = bench::runner(&binaries, Suite::Tpch, &data, &options.settings);

@@ -67,8 +67,10 @@ impl Drop for ClusterRuntime {
             let _done = done;
             if let Some(Daemons { scheduler, mut executor }) = daemons {
                 runtime.block_on(async {
+                    // The scheduler first, so that it does not take the executor for lost.
+                    scheduler.scheduler().shutdown().await;
                     executor.kill();
-                    // Whatever they say now, they are gone.
+                    // Whatever it says now, it is gone.
                     let _ = executor.wait().await;
                     drop(scheduler);
                 });

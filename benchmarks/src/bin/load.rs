@@ -74,10 +74,8 @@ async fn main() -> Result<()> {
 
 async fn session(url: &str) -> Result<SessionContext> {
     let context = SessionContext::remote(url).await?;
-    let schema = Arc::new(Schema::new(vec![
-        Field::new("k", DataType::Int64, false),
-        Field::new("v", DataType::Int64, false),
-    ]));
+    let schema =
+        Arc::new(Schema::new(vec![Field::new("k", DataType::Int64, false), Field::new("v", DataType::Int64, false)]));
     let half = |range: std::ops::Range<i64>| {
         let keys = Int64Array::from_iter_values(range.clone().map(|row| row % GROUPS));
         let values = Int64Array::from_iter_values(range);

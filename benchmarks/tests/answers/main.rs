@@ -27,7 +27,8 @@ fn options(url: Option<&str>, settings: &[&str]) -> SessionOptions {
 
 fn numbers(suite: Suite) -> Vec<u32> {
     let wanted = std::env::var("BALLISTA_TEST_QUERIES").ok();
-    let wanted: Option<Vec<u32>> = wanted.map(|text| text.split(',').filter_map(|number| number.parse().ok()).collect());
+    let wanted: Option<Vec<u32>> =
+        wanted.map(|text| text.split(',').filter_map(|number| number.parse().ok()).collect());
     suite.numbers().filter(|number| wanted.as_ref().is_none_or(|wanted| wanted.contains(number))).collect()
 }
 

@@ -13,8 +13,11 @@ use tokio::sync::OnceCell;
 /// The broadcast inputs that an executor holds.
 #[derive(Debug, Default)]
 pub(super) struct Broadcasts {
-    inputs: Mutex<HashMap<(JobId, StageId), Arc<OnceCell<Broadcast>>>>,
+    inputs: Mutex<HashMap<(JobId, StageId), Cell>>,
 }
+
+/// Filled by the first reader.
+type Cell = Arc<OnceCell<Broadcast>>;
 
 /// A complete input, and the memory it is accounted for.
 #[derive(Debug)]
@@ -25,7 +28,7 @@ pub(super) struct Broadcast {
 
 impl Broadcasts {
     /// The cell of an input; whoever comes first fills it. If that fails or is cancelled, the next one tries.
-    pub(super) fn cell(&self, job: &JobId, stage: StageId) -> Arc<OnceCell<Broadcast>> {
+    pub(super) fn cell(&self, job: &JobId, stage: StageId) -> Cell {
         Arc::clone(self.inputs.lock().entry((job.clone(), stage)).or_default())
     }
 

@@ -102,7 +102,7 @@ struct OutputBlocks {
 
 #[derive(Debug)]
 enum Source {
-    Memory { tier: Arc<MemoryTier>, bucket: usize, piece: usize, encoder: BlockEncoder },
+    Memory { tier: Arc<MemoryTier>, bucket: usize, piece: usize, encoder: Box<BlockEncoder> },
     // The tier keeps the file from being removed.
     File { _tier: Arc<FileTier>, blocks: BlockIter, skip: usize },
 }
@@ -129,7 +129,7 @@ impl OutputBlocks {
             Tier::Memory(tier) => {
                 let encoder = BlockEncoder::try_new(output.schema(), compression)
                     .map_err(ExchangeError::shuffle(format!("cannot serve output {}", output.key())))?;
-                Source::Memory { tier, bucket, piece: within, encoder }
+                Source::Memory { tier, bucket, piece: within, encoder: Box::new(encoder) }
             }
             Tier::File(tier) => {
                 let blocks = tier.file.blocks(bucket..buckets.end);

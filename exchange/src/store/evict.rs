@@ -40,7 +40,7 @@ impl ShuffleStore {
         if self.eviction.running.load(Ordering::Acquire) {
             return true;
         }
-        if true {
+        if self.counters.sealed() == 0 {
             self.eviction.level.store(usize::MAX, Ordering::Release);
             return false;
         }

@@ -117,8 +117,9 @@ impl Node {
     /// The files of outputs below the work directory.
     pub fn files(&self) -> Vec<PathBuf> {
         fn walk(dir: PathBuf, files: &mut Vec<PathBuf>) {
-            for entry in std::fs::read_dir(dir).unwrap().flatten() {
-                if entry.file_type().unwrap().is_dir() {
+            // Directories may go while they are listed.
+            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                     walk(entry.path(), files);
                 } else if !entry.file_name().to_string_lossy().starts_with('.') {
                     files.push(entry.path());
@@ -141,15 +142,15 @@ impl Node {
         panic!("not evicted: {:?}", self.store.stats());
     }
 
-    /// Waits until no file of an unfinished output is left.
-    pub async fn expect_empty_files_only(&self) {
+    /// Waits until files that nobody needs are gone and `count` are left.
+    pub async fn expect_files(&self, count: usize) {
         for _ in 0..500 {
-            if self.files().is_empty() {
+            if self.files().len() == count {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("leaked files {:?}", self.files());
+        panic!("expected {count} files, not {:?}", self.files());
     }
 
     /// Waits until nothing is held any longer; panics if something leaks.

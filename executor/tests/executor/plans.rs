@@ -88,24 +88,28 @@ pub fn sorted(mut ids: Vec<i64>) -> Vec<i64> {
 /// Rows that went through `counted`, in all tests of this process.
 pub static COUNTED: AtomicU64 = AtomicU64::new(0);
 
-/// `slow` sleeps 20 ms per batch, `boom` panics, `counted` counts rows; all give back their argument.
+/// `slow` sleeps 20 ms per batch, `boom` panics, both give back their argument; `counted` counts rows and gives numbers
+/// that nothing compresses.
 fn functions() -> Vec<ScalarUDF> {
-    let identity = |name: &str, effect: fn(usize)| {
+    let function = |name: &str, body: fn(&ArrayRef) -> ArrayRef| {
         let body = move |arguments: &[ColumnarValue]| {
-            let rows = match &arguments[0] {
-                ColumnarValue::Array(array) => array.len(),
-                ColumnarValue::Scalar(_) => 1,
-            };
-            effect(rows);
-            Ok(arguments[0].clone())
+            let argument = arguments[0].to_array(1)?;
+            Ok(ColumnarValue::Array(body(&argument)))
         };
         create_udf(name, vec![DataType::Int64], DataType::Int64, Volatility::Volatile, Arc::new(body))
     };
     vec![
-        identity("slow", |_| std::thread::sleep(Duration::from_millis(20))),
-        identity("boom", |_| panic!("boom in a function")),
-        identity("counted", |rows| {
-            COUNTED.fetch_add(rows as u64, Ordering::Relaxed);
+        function("slow", |argument| {
+            std::thread::sleep(Duration::from_millis(20));
+            Arc::clone(argument)
+        }),
+        function("boom", |_| panic!("boom in a function")),
+        function("counted", |argument| {
+            let rows = argument.len() as u64;
+            let first = COUNTED.fetch_add(rows, Ordering::Relaxed);
+            let scrambled =
+                (first..first + rows).map(|row| row.wrapping_mul(0x9e37_79b9_7f4a_7c15).swap_bytes() as i64);
+            Arc::new(Int64Array::from_iter_values(scrambled))
         }),
     ]
 }
