@@ -40,7 +40,9 @@ impl<W: Write> Printer<W> {
             Format::Table => (Some(Writer::Table { out, batches: Vec::new() }), None),
             Format::Csv => (Some(delimited(out, b',')), None),
             Format::Tsv => (Some(delimited(out, b'\t')), None),
-            Format::Json => (Some(Writer::Array(json::WriterBuilder::new().with_explicit_nulls(true).build(out))), None),
+            Format::Json => {
+                (Some(Writer::Array(json::WriterBuilder::new().with_explicit_nulls(true).build(out))), None)
+            }
             Format::NdJson => {
                 (Some(Writer::Lines(json::WriterBuilder::new().with_explicit_nulls(true).build(out))), None)
             }

@@ -65,8 +65,7 @@ impl SchedulerEndpoint {
 
     /// Opens the channel; an error if nobody answers.
     pub async fn connect(&self) -> Result<SchedulerClient, ClientError> {
-        let unreachable =
-            |reason: String| ClientError::Unreachable { scheduler: self.to_string(), reason };
+        let unreachable = |reason: String| ClientError::Unreachable { scheduler: self.to_string(), reason };
         let uri = format!("{}://{}:{}", self.scheme, self.host, self.port);
         let endpoint = Endpoint::from_shared(uri).map_err(|error| unreachable(root_cause(&error)))?;
         let channel = tuned(endpoint).connect().await.map_err(|error| unreachable(root_cause(&error)))?;
@@ -120,7 +119,9 @@ mod tests {
         ] {
             assert_eq!(SchedulerEndpoint::parse(url).unwrap().to_string(), shown);
         }
-        for url in ["localhost:50050", "ftp://host:1", "df://", "df://host/path", "df://user:secret@host", "", "https://host"] {
+        for url in
+            ["localhost:50050", "ftp://host:1", "df://", "df://host/path", "df://user:secret@host", "", "https://host"]
+        {
             let error = SchedulerEndpoint::parse(url).unwrap_err().to_string();
             assert!(error.contains("df://host:port"), "{error}");
         }
@@ -128,10 +129,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_dead_address_says_what_where_and_what_to_do() {
-        // Port 1 is reserved and nothing listens there.
-        let endpoint = SchedulerEndpoint::parse("df://127.0.0.1:1").unwrap();
-        let error = endpoint.connect().await.unwrap_err().to_string();
-        assert!(error.contains("df://127.0.0.1:1") && error.contains("ballista-scheduler"), "{error}");
+        // A port that was free a moment ago.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("df://{}", listener.local_addr().unwrap());
+        drop(listener);
+        let error = SchedulerEndpoint::parse(&url).unwrap().connect().await.unwrap_err().to_string();
+        assert!(error.contains(&url) && error.contains("ballista-scheduler"), "{error}");
         assert!(error.to_lowercase().contains("refused"), "{error}");
     }
 }

@@ -160,10 +160,9 @@ impl QueryPlanner for BallistaQueryPlanner {
 /// Statements that concern the client itself: its catalog, its tables' metadata, the plan of a query.
 fn stays_here(logical: &LogicalPlan) -> Result<bool> {
     Ok(match logical {
-        LogicalPlan::Explain(_)
-        | LogicalPlan::DescribeTable(_)
-        | LogicalPlan::Ddl(_)
-        | LogicalPlan::Statement(_) => true,
+        LogicalPlan::Explain(_) | LogicalPlan::DescribeTable(_) | LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) => {
+            true
+        }
         // The table's own provider does all the work.
         LogicalPlan::Dml(dml) => matches!(dml.op, WriteOp::Delete | WriteOp::Update | WriteOp::Truncate),
         _ => reads_only_information_schema(logical)?,

@@ -86,6 +86,9 @@ pub(crate) fn global_ordering(plan: &Arc<dyn ExecutionPlan>) -> Option<LexOrderi
     }
     let mut node = plan;
     loop {
+        if let Some(subqueries) = node.downcast_ref::<ScalarSubqueryExec>() {
+            node = subqueries.input();
+        }
         if node.downcast_ref::<SortExec>().is_some() || node.downcast_ref::<SortPreservingMergeExec>().is_some() {
             return plan.output_ordering().cloned();
         }

@@ -157,8 +157,8 @@ registry! {
         "A query whose input is at most this many bytes runs as one task, without an exchange; so does any query when one executor owns all slots. 0 = a query that can be distributed always is.";
     adaptive: bool = true, "ballista.planner.adaptive",
         "Plan each fragment again with exact statistics once its inputs are complete.";
-    broadcast_bytes: u64 = 16 << 20, "ballista.planner.broadcast_bytes",
-        "A join input of at most this many bytes is broadcast instead of shuffling the other input. 0 = never.";
+    broadcast_bytes: u64 = 64 << 20, "ballista.planner.broadcast_bytes",
+        "A join input of at most this many bytes (and an eighth of an executor's memory) is broadcast instead of shuffling the other input; up to four times as many if the other input is far larger. 0 = never.";
     range_sort_bytes: u64 = 64 << 20, "ballista.planner.range_sort_bytes",
         "A global ORDER BY over more than this many bytes is sorted in parallel through a range exchange.";
     bucket_bytes: u64 = 64 << 20, "ballista.shuffle.bucket_bytes",

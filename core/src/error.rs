@@ -24,15 +24,8 @@ pub enum ErrorClass {
 }
 
 impl ErrorClass {
-    const ALL: [Self; 7] = [
-        Self::User,
-        Self::Deterministic,
-        Self::Transient,
-        Self::Fetch,
-        Self::Resource,
-        Self::Infra,
-        Self::Fenced,
-    ];
+    const ALL: [Self; 7] =
+        [Self::User, Self::Deterministic, Self::Transient, Self::Fetch, Self::Resource, Self::Infra, Self::Fenced];
 
     /// The number used on the wire.
     pub fn code(self) -> u32 {
@@ -49,10 +42,7 @@ impl ErrorClass {
 
     /// The class of a number read from the wire; a number of a later version counts as `Deterministic`.
     pub fn from_code(code: u32) -> Self {
-        Self::ALL
-            .into_iter()
-            .find(|class| class.code() == code)
-            .unwrap_or(Self::Deterministic)
+        Self::ALL.into_iter().find(|class| class.code() == code).unwrap_or(Self::Deterministic)
     }
 }
 

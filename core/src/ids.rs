@@ -12,8 +12,8 @@ pub struct InvalidId {
 }
 
 fn check(kind: &'static str, text: &str) -> Result<(), InvalidId> {
-    let valid = (1..=64).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    let valid =
+        (1..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     if valid { Ok(()) } else { Err(InvalidId { kind }) }
 }
 
@@ -119,11 +119,7 @@ pub struct TaskKey {
 
 impl fmt::Display for TaskKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}/{}.{}/{}.{}",
-            self.job, self.stage, self.stage_attempt, self.task, self.attempt
-        )
+        write!(f, "{}/{}.{}/{}.{}", self.job, self.stage, self.stage_attempt, self.task, self.attempt)
     }
 }
 

@@ -181,8 +181,7 @@ impl PlanCodec {
         context: &TaskContext,
     ) -> Result<Vec<PhysicalSortExpr>> {
         let decode = |key: &proto::SortKey| {
-            let options =
-                arrow::compute::SortOptions { descending: key.descending, nulls_first: key.nulls_first };
+            let options = arrow::compute::SortOptions { descending: key.descending, nulls_first: key.nulls_first };
             Ok(PhysicalSortExpr::new(self.decode_expr(&key.expr, schema, context)?, options))
         };
         keys.iter().map(decode).collect()

@@ -39,9 +39,7 @@ impl ExtensionOptions for BallistaOptions {
     }
 
     fn set(&mut self, key: &str, value: &str) -> Result<()> {
-        self.0
-            .set(&format!("{PREFIX}.{key}"), value)
-            .map_err(|error| DataFusionError::Configuration(error.to_string()))
+        self.0.set(&format!("{PREFIX}.{key}"), value).map_err(|error| DataFusionError::Configuration(error.to_string()))
     }
 
     fn entries(&self) -> Vec<ConfigEntry> {
@@ -84,11 +82,7 @@ impl SessionConfigExt for SessionConfig {
 
 /// The `ballista.*` settings of `options`; defaults if there are none.
 pub fn ballista_config(options: &ConfigOptions) -> BallistaConfig {
-    options
-        .extensions
-        .get::<BallistaOptions>()
-        .map(|options| options.0.clone())
-        .unwrap_or_default()
+    options.extensions.get::<BallistaOptions>().map(|options| options.0.clone()).unwrap_or_default()
 }
 
 /// DataFusion's own defaults, which depend on the host's number of cores and so are computed here, once.

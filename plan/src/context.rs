@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use ballista_core::StageId;
-use ballista_exchange::client::{ExchangeClient, FetchOptions};
 use ballista_exchange::StageInputs;
+use ballista_exchange::client::{ExchangeClient, FetchOptions};
 
 /// Carried as an extension of the task's `SessionConfig`; [`crate::reader::ShuffleReaderExec`] finds its data here.
 #[derive(Debug)]

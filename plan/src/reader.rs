@@ -206,32 +206,29 @@ impl ExecutionPlan for ShuffleReaderExec {
         Ok(self)
     }
 
-    fn with_new_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let exchange = context.session_config().get_extension::<TaskExchange>().ok_or_else(|| {
-            DataFusionError::Internal(format!("stage {} is read outside of a task", self.stage))
-        })?;
+        let exchange = context
+            .session_config()
+            .get_extension::<TaskExchange>()
+            .ok_or_else(|| DataFusionError::Internal(format!("stage {} is read outside of a task", self.stage)))?;
         let inputs = exchange.inputs.get(&self.stage).cloned().ok_or_else(|| {
             DataFusionError::Internal(format!("the task was not told where the output of stage {} lies", self.stage))
         })?;
-        let range = self.ranges.get(partition).cloned().ok_or_else(|| {
-            DataFusionError::Internal(format!("no partition {partition} in {self:?}"))
-        })?;
+        let range = self
+            .ranges
+            .get(partition)
+            .cloned()
+            .ok_or_else(|| DataFusionError::Internal(format!("no partition {partition} in {self:?}")))?;
         let schema = self.schema();
         let metrics = BaselineMetrics::new(&self.metrics, partition);
         let stream = if self.broadcast {
             let broadcast_schema = Arc::clone(&schema);
             futures::stream::once(async move {
-                let batches = exchange
-                    .client
-                    .fetch_broadcast(&inputs, broadcast_schema, &exchange.options)
-                    .await?;
+                let batches = exchange.client.fetch_broadcast(&inputs, broadcast_schema, &exchange.options).await?;
                 Ok::<_, DataFusionError>(futures::stream::iter((0..batches.len()).map(move |i| Ok(batches[i].clone()))))
             })
             .try_flatten()

@@ -32,8 +32,7 @@ pub fn instance_of(
 }
 
 fn has_partitioned_join(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    let here = plan
-        .downcast_ref::<HashJoinExec>()
-        .is_some_and(|join| *join.partition_mode() == PartitionMode::Partitioned);
+    let here =
+        plan.downcast_ref::<HashJoinExec>().is_some_and(|join| *join.partition_mode() == PartitionMode::Partitioned);
     here || plan.children().into_iter().any(has_partitioned_join)
 }

@@ -8,6 +8,8 @@ use std::io;
 
 use ballista_core::{ErrorClass, InvalidId};
 use ballista_exchange::ExchangeError;
+use ballista_exchange::status::ERROR_CLASS_KEY;
+use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
 /// Result of an operation of this crate.
@@ -78,7 +80,7 @@ impl SchedulerError {
         }
     }
 
-    /// The error as the answer to a gRPC call.
+    /// The error as the answer to a gRPC call, with its class, see [`ballista_exchange::status`].
     pub(crate) fn to_status(&self) -> Status {
         let code = match self {
             Self::Incompatible { .. } | Self::Refused(_) => Code::FailedPrecondition,
@@ -87,7 +89,9 @@ impl SchedulerError {
             Self::Stopped => Code::Unavailable,
             Self::NoRuntime | Self::Bind { .. } | Self::Io { .. } | Self::Serve(_) => Code::Internal,
         };
-        Status::new(code, self.to_string())
+        let mut status = Status::new(code, self.to_string());
+        status.metadata_mut().insert(ERROR_CLASS_KEY, MetadataValue::from(self.class().code()));
+        status
     }
 }
 

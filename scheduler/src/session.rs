@@ -30,8 +30,10 @@ pub trait SessionProvider: fmt::Debug + Send + Sync + 'static {
 pub struct CachedSessions {
     base: SessionState,
     /// Used last first.
-    cache: Mutex<VecDeque<(Vec<(String, String)>, Arc<SessionState>)>>,
+    cache: Mutex<VecDeque<(Settings, Arc<SessionState>)>>,
 }
+
+type Settings = Vec<(String, String)>;
 
 impl CachedSessions {
     /// Sessions with the functions, configuration and extensions of `base`.

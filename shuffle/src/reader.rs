@@ -200,6 +200,15 @@ impl Iterator for BlockIter {
         self.next = if block.is_ok() { self.next + 1 } else { self.todo.len() };
         Some(block.map(|block| (partition, block)))
     }
+
+    /// Skips without reading what is skipped.
+    fn nth(&mut self, n: usize) -> Option<Self::Item> {
+        if n > 0 {
+            self.next = self.next.saturating_add(n).min(self.todo.len());
+            self.chunk = Chunk::default();
+        }
+        self.next()
+    }
 }
 
 /// Iterator of [`ShuffleFile::read`].

@@ -65,12 +65,7 @@ impl ballista_scheduler::SessionProvider for ClientSessions {
 }
 
 impl ballista_executor::SessionProvider for ClientSessions {
-    fn session(
-        &self,
-        session_id: &str,
-        _: &[(String, String)],
-        _: &Arc<RuntimeEnv>,
-    ) -> Result<Arc<SessionState>> {
+    fn session(&self, session_id: &str, _: &[(String, String)], _: &Arc<RuntimeEnv>) -> Result<Arc<SessionState>> {
         self.find(session_id)
     }
 }

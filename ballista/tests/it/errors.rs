@@ -50,9 +50,13 @@ async fn a_function_that_fails_or_panics_fails_its_query_only() {
 
 #[tokio::test]
 async fn an_unreachable_scheduler_says_what_where_and_what_to_do() {
-    let Err(error) = SessionContext::remote("df://127.0.0.1:1").await else { panic!("connected") };
+    // A port that was free a moment ago.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("df://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let Err(error) = SessionContext::remote(&url).await else { panic!("connected") };
     let text = error.to_string();
-    assert!(text.contains("df://127.0.0.1:1") && text.contains("ballista-scheduler"), "{text}");
+    assert!(text.contains(&url) && text.contains("ballista-scheduler"), "{text}");
     let DataFusionError::External(inner) = error else { panic!("not external") };
     assert_eq!(inner.downcast_ref::<ClientError>().unwrap().class(), ErrorClass::Infra);
     let Err(error) = SessionContext::remote("localhost").await else { panic!("connected") };

@@ -6,9 +6,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, Int64Array};
 use arrow::datatypes::{DataType, Int64Type};
 use datafusion::error::Result;
-use datafusion::logical_expr::{
-    ColumnarValue, PartitionEvaluator, Volatility, create_udaf, create_udf, create_udwf,
-};
+use datafusion::logical_expr::{ColumnarValue, PartitionEvaluator, Volatility, create_udaf, create_udf, create_udwf};
 use datafusion::physical_plan::Accumulator;
 use datafusion::prelude::SessionContext;
 use datafusion::scalar::ScalarValue;

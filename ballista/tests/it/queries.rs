@@ -12,7 +12,7 @@ async fn sessions() -> Sessions {
     ];
     sessions.csv("people", &people).await;
     let orders = "SELECT x AS id, CASE WHEN x % 7 = 0 THEN NULL ELSE x % 5 END AS person, \
-                  x * 1.5 AS amount, 'k' || x % 3 AS kind FROM generate_series(1, 200) AS t(x)";
+                  x * 1.5 AS amount, 'k' || (x % 3) AS kind FROM generate_series(1, 200) AS t(x)";
     sessions.parquet("orders", orders, 5).await;
     sessions.parquet("nothing", "SELECT 1 AS id, 2 AS person WHERE false", 1).await;
     sessions
@@ -118,6 +118,7 @@ async fn orders_and_limits() {
         "SELECT id + 1 AS next FROM (SELECT id FROM orders ORDER BY kind, id LIMIT 10) ORDER BY next",
         "SELECT kind, count(*) AS n FROM orders GROUP BY kind ORDER BY n DESC, kind",
         "SELECT id FROM people UNION ALL SELECT id FROM orders ORDER BY id",
+        "SELECT id FROM orders WHERE amount > (SELECT avg(amount) FROM orders) ORDER BY id DESC",
     ] {
         sessions.check_ordered(sql).await;
     }

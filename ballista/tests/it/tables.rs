@@ -93,7 +93,9 @@ async fn partitioned_folders() {
         write_parquet(&part.join("rows.parquet"), &batch(ids));
     }
     let location = folder.display();
-    sessions.run(&format!("CREATE EXTERNAL TABLE parts STORED AS PARQUET PARTITIONED BY (year) LOCATION '{location}/'")).await;
+    sessions
+        .run(&format!("CREATE EXTERNAL TABLE parts STORED AS PARQUET PARTITIONED BY (year) LOCATION '{location}/'"))
+        .await;
     sessions.check("SELECT year, count(*), max(id) FROM parts GROUP BY year").await;
     sessions.check("SELECT id, name FROM parts WHERE year = '2024' AND id > 20").await;
 }

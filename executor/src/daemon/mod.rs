@@ -3,6 +3,8 @@
 
 mod options;
 
+use std::io::IsTerminal;
+
 use ballista_executor::{ExecutorError, ExecutorHandle, MemorySize};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -16,7 +18,8 @@ const IO_THREADS: std::ops::RangeInclusive<usize> = 2..=8;
 pub fn run(options: Options) -> Result<(), String> {
     let filter = EnvFilter::try_new(options.log_level())
         .map_err(|error| format!("--log-level {}: {error}", options.log_level()))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores.clamp(*IO_THREADS.start(), *IO_THREADS.end()))

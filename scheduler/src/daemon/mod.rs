@@ -7,7 +7,7 @@
 pub mod options;
 
 use std::error::Error;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -35,7 +35,8 @@ fn start() -> Result<()> {
     let settings = Options::parse().settings()?;
     let filter = EnvFilter::try_new(&settings.log_level)
         .map_err(|error| SchedulerError::Config(format!("log level \"{}\": {error}", settings.log_level)))?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_name("ballista-scheduler")

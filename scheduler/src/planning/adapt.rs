@@ -13,6 +13,7 @@ use ballista_plan::slice::probe_decides;
 use datafusion::common::JoinType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::error::Result;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::empty::EmptyExec;
@@ -24,7 +25,6 @@ use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
-use datafusion::physical_plan::ExecutionPlan;
 
 /// Rows and bytes that `plan` yields, as far as anybody knows.
 pub fn estimate(plan: &Arc<dyn ExecutionPlan>) -> ExchangeStatistics {
@@ -55,14 +55,54 @@ pub fn with_exact_statistics(
     Ok(changed.data)
 }
 
+/// When a build side is broadcast.
+#[derive(Debug, Clone, Copy)]
+pub struct BroadcastLimit {
+    /// Build sides up to this many bytes are.
+    pub bytes: usize,
+    /// Every executor gets the build side.
+    pub executors: usize,
+    /// Memory of the smallest executor; zero if unknown.
+    pub memory: usize,
+}
+
+impl BroadcastLimit {
+    /// A probe side that is larger than all copies of the build side by this factor is worth a larger build side.
+    const FAR_LARGER: usize = 8;
+    /// How much larger.
+    const STRETCH: usize = 4;
+    /// What one build side may take of an executor's memory: its rows, and its hash table beside them.
+    const MEMORY_SHARE: usize = 8;
+
+    /// The most bytes of a build side against this probe side.
+    pub fn against(&self, probe: &Arc<dyn ExecutionPlan>, build_bytes: usize) -> usize {
+        let copies = build_bytes.saturating_mul(self.executors.max(1));
+        let far_larger = estimate(probe).bytes.is_some_and(|bytes| bytes / Self::FAR_LARGER >= copies);
+        let wanted = if far_larger { self.bytes.saturating_mul(Self::STRETCH) } else { self.bytes };
+        self.in_memory(wanted)
+    }
+
+    /// The most bytes that any build side may have.
+    pub fn most(&self) -> usize {
+        self.in_memory(self.bytes.saturating_mul(Self::STRETCH))
+    }
+
+    fn in_memory(&self, bytes: usize) -> usize {
+        if self.memory == 0 { bytes } else { bytes.min(self.memory / Self::MEMORY_SHARE) }
+    }
+}
+
 /// `plan` with decisions made again, and whether any changed.
-pub fn adapt(plan: Arc<dyn ExecutionPlan>, broadcast_bytes: usize) -> Result<(Arc<dyn ExecutionPlan>, bool)> {
-    let joins = plan.transform_up(|node| choose_join(node, broadcast_bytes))?;
+pub fn adapt(plan: Arc<dyn ExecutionPlan>, broadcast: &BroadcastLimit) -> Result<(Arc<dyn ExecutionPlan>, bool)> {
+    let joins = plan.transform_up(|node| choose_join(node, broadcast))?;
     let empties = joins.data.transform_up(remove_empty)?;
     Ok((empties.data, joins.transformed || empties.transformed))
 }
 
-fn choose_join(node: Arc<dyn ExecutionPlan>, broadcast_bytes: usize) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+fn choose_join(
+    node: Arc<dyn ExecutionPlan>,
+    broadcast: &BroadcastLimit,
+) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
     let Some(join) = node.downcast_ref::<HashJoinExec>() else { return Ok(Transformed::no(node)) };
     if *join.partition_mode() != PartitionMode::Partitioned || join.null_aware {
         return Ok(Transformed::no(node));
@@ -70,7 +110,7 @@ fn choose_join(node: Arc<dyn ExecutionPlan>, broadcast_bytes: usize) -> Result<T
     let (left, right) = (finished(join.left()), finished(join.right()));
     let swappable = join.join_type().supports_swap();
     match (left, right) {
-        (Some(build), None) if bytes_of(build) <= broadcast_bytes && probe_decides(*join.join_type()) => {
+        (Some(build), None) if fits(build, join.right(), broadcast) && probe_decides(*join.join_type()) => {
             let Some(probe) = moved_input(join.right()) else { return Ok(Transformed::no(node)) };
             let build = Arc::new(build.clone().with_broadcast());
             let collected = join
@@ -82,7 +122,7 @@ fn choose_join(node: Arc<dyn ExecutionPlan>, broadcast_bytes: usize) -> Result<T
             Ok(Transformed::yes(Arc::new(collected)))
         }
         (None, Some(build))
-            if swappable && bytes_of(build) <= broadcast_bytes && probe_decides(join.join_type().swap()) =>
+            if swappable && fits(build, join.left(), broadcast) && probe_decides(join.join_type().swap()) =>
         {
             let Some(probe) = moved_input(join.left()) else { return Ok(Transformed::no(node)) };
             let build = Arc::new(build.clone().with_broadcast());
@@ -100,6 +140,10 @@ fn choose_join(node: Arc<dyn ExecutionPlan>, broadcast_bytes: usize) -> Result<T
 fn finished(plan: &Arc<dyn ExecutionPlan>) -> Option<&ShuffleReaderExec> {
     let reader = plan.downcast_ref::<ShuffleReaderExec>()?;
     (reader.statistics().exact && !reader.is_broadcast()).then_some(reader)
+}
+
+fn fits(build: &ShuffleReaderExec, probe: &Arc<dyn ExecutionPlan>, broadcast: &BroadcastLimit) -> bool {
+    bytes_of(build) <= broadcast.against(probe, bytes_of(build))
 }
 
 fn bytes_of(reader: &ShuffleReaderExec) -> usize {

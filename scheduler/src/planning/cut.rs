@@ -368,7 +368,8 @@ fn is_cheap_to_repeat(plan: &Arc<dyn ExecutionPlan>) -> bool {
         return true;
     }
     if let Some(scan) = file_scan(plan) {
-        let bytes: u64 = scan.file_groups.iter().flat_map(|group| group.files()).map(|file| file.object_meta.size).sum();
+        let bytes: u64 =
+            scan.file_groups.iter().flat_map(|group| group.files()).map(|file| file.object_meta.size).sum();
         return bytes as usize <= REPEATED_SCAN_BYTES;
     }
     let row_wise = plan.is::<FilterExec>() || plan.is::<ProjectionExec>();

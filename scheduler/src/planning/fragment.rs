@@ -48,11 +48,7 @@ pub fn set_parallelism(
     coalesce_leaves(plan, target, ranges.as_deref())
 }
 
-fn add_hash_buckets(
-    plan: &Arc<dyn ExecutionPlan>,
-    bucket_bytes: &BTreeMap<StageId, Vec<u64>>,
-    sums: &mut Vec<u64>,
-) {
+fn add_hash_buckets(plan: &Arc<dyn ExecutionPlan>, bucket_bytes: &BTreeMap<StageId, Vec<u64>>, sums: &mut Vec<u64>) {
     if let Some(reader) = plan.downcast_ref::<ShuffleReaderExec>()
         && !reader.is_broadcast()
         && !reader.hash_keys().is_empty()

@@ -21,11 +21,14 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::sorts::sort::SortExec;
 
-use super::adapt::{adapt, with_exact_statistics};
+use super::adapt::{BroadcastLimit, adapt, with_exact_statistics};
 use super::cut::{Cut, CutContext, CutPlan, cut, partitions};
 use super::fragment::{Parallelism, scanned_bytes, set_parallelism};
 use super::optimize::Optimizer;
 use super::range::{bounds_of, find_range_sort, mark_range_sort, replace_range_sort};
+
+/// A build side estimated at so many times what could be broadcast may still turn out to be small enough.
+const WAIT_FACTOR: usize = 2;
 
 /// Most buckets of one exchange.
 const MAX_BUCKETS: usize = 512;
@@ -49,6 +52,10 @@ pub struct ClusterShape {
 impl ClusterShape {
     fn slots(&self) -> usize {
         self.executors.iter().map(|executor| executor.slots as usize).sum::<usize>().max(1)
+    }
+
+    fn least_memory(&self) -> usize {
+        self.executors.iter().map(|executor| executor.memory_bytes as usize).min().unwrap_or(0)
     }
 
     fn most_slots(&self) -> usize {
@@ -131,6 +138,7 @@ pub struct JobPlanner {
     cluster: ClusterShape,
     optimizer: Optimizer,
     single_task: bool,
+    broadcast: BroadcastLimit,
     stages: Stages,
     complete: bool,
 }
@@ -177,12 +185,7 @@ impl JobPlanner {
     }
 
     /// A planner for a decoded plan.
-    pub fn new(
-        plan: Arc<dyn ExecutionPlan>,
-        session: &SessionState,
-        codec: PlanCodec,
-        cluster: ClusterShape,
-    ) -> Self {
+    pub fn new(plan: Arc<dyn ExecutionPlan>, session: &SessionState, codec: PlanCodec, cluster: ClusterShape) -> Self {
         let options = session.config_options();
         let config = ballista_config(options);
         let input_bytes = scanned_bytes(&plan);
@@ -191,7 +194,12 @@ impl JobPlanner {
         let slots = cluster.slots();
         let buckets = (input_bytes.div_ceil(config.bucket_bytes.max(1)) as usize).clamp(slots, MAX_BUCKETS.max(slots));
         let target = if single_task { cluster.most_slots() } else { buckets.next_multiple_of(slots) };
-        let optimizer = Optimizer::new(options, &config, target, !single_task);
+        let broadcast = BroadcastLimit {
+            bytes: config.broadcast_bytes as usize,
+            executors: cluster.executors.len(),
+            memory: cluster.least_memory(),
+        };
+        let optimizer = Optimizer::new(options, &broadcast, target, !single_task);
         let waits = config.adaptive && config.broadcast_bytes > 0;
         let stages = Stages {
             next: 0,
@@ -199,9 +207,9 @@ impl JobPlanner {
             scalars: BTreeMap::new(),
             finished: BTreeMap::new(),
             parallelism: Parallelism { slots, read_bytes: config.read_bytes, scan_bytes: config.bucket_bytes },
-            wait_for_build_bytes: waits.then_some(4 * config.broadcast_bytes as usize),
+            wait_for_build_bytes: waits.then_some(WAIT_FACTOR * broadcast.most()),
         };
-        Self { remaining: plan, codec, config, cluster, optimizer, single_task, stages, complete: false }
+        Self { remaining: plan, codec, config, cluster, optimizer, single_task, broadcast, stages, complete: false }
     }
 
     /// The first stages.
@@ -231,7 +239,7 @@ impl JobPlanner {
         self.stages.finished.insert(stage, ());
         self.remaining = with_exact_statistics(plan, stage, result.rows, result.bytes)?;
         if self.config.adaptive {
-            let (adapted, changed) = adapt(Arc::clone(&self.remaining), self.config.broadcast_bytes as usize)?;
+            let (adapted, changed) = adapt(Arc::clone(&self.remaining), &self.broadcast)?;
             if changed {
                 self.remaining = self.optimizer.reoptimize(adapted)?;
             }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use ballista_core::BallistaConfig;
+use ballista_plan::slice::probe_decides;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::config::ConfigOptions;
 use datafusion::error::{DataFusionError, Result};
@@ -14,7 +14,14 @@ use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
-use ballista_plan::slice::probe_decides;
+
+use super::adapt::BroadcastLimit;
+
+/// Width of rows of which only the number is known.
+const ASSUMED_ROW_BYTES: usize = 128;
+
+/// Build sides estimated up to this are broadcast without waiting for their measured size.
+const TRUSTED_ESTIMATE_BYTES: usize = 4 << 20;
 
 type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
 
@@ -30,13 +37,15 @@ pub struct Optimizer {
 
 impl Optimizer {
     /// Rules that spread work over `partitions` partitions. `distributed`: its exchanges go between executors, so that
-    /// joins which only one task could run are partitioned, and joins broadcast up to the session's threshold.
-    pub fn new(session: &ConfigOptions, config: &BallistaConfig, partitions: usize, distributed: bool) -> Self {
+    /// joins which only one task could run are partitioned, and build sides are broadcast up to `broadcast`.
+    pub fn new(session: &ConfigOptions, broadcast: &BroadcastLimit, partitions: usize, distributed: bool) -> Self {
         let mut options = session.clone();
         options.execution.target_partitions = partitions.max(1);
         if distributed {
-            options.optimizer.hash_join_single_partition_threshold = config.broadcast_bytes as usize;
-            options.optimizer.hash_join_single_partition_threshold_rows = (config.broadcast_bytes / 128) as usize;
+            // Estimates are often far off; what is larger waits for its measured size.
+            let bytes = broadcast.bytes.min(broadcast.most()).min(TRUSTED_ESTIMATE_BYTES);
+            options.optimizer.hash_join_single_partition_threshold = bytes;
+            options.optimizer.hash_join_single_partition_threshold_rows = bytes / ASSUMED_ROW_BYTES;
             // An exchange costs more than uneven work; what a user asks for by `repartition` still happens.
             options.optimizer.enable_round_robin_repartition = false;
         }

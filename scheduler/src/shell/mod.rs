@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 use ballista_core::{ClassifiedError, ErrorClass, JobId};
 use ballista_exchange::TicketKey;
 use ballista_proto as proto;
-use ballista_scheduler_core::{Event, Instant64, Limits, OutputStats, State};
+use ballista_scheduler_core::{Effect, Event, Instant64, Limits, OutputStats, State};
 use proto::scheduler_message::Message as ToExecutor;
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
@@ -258,9 +258,17 @@ impl Shell {
         let slots = registration.slots;
         let address = registration.address.to_string();
         self.executors.join(registration, session)?;
-        info!(executor = %address, slots, "executor joined");
-        self.send(&life, ToExecutor::Welcome(self.config.welcome.clone()));
-        self.events.push_back(Event::ExecutorJoined { executor, incarnation, slots });
+        // Not by way of the queue of events: the welcome comes before the first launch, and only if there is one.
+        let effects = self.state.step(Event::ExecutorJoined { executor, incarnation, slots }, self.now());
+        let is_over = |effect: &Effect| match effect {
+            Effect::FenceExecutor { executor, incarnation } => (executor, incarnation) == (&life.0, &life.1),
+            _ => false,
+        };
+        if !effects.iter().any(is_over) {
+            info!(executor = %address, slots, "executor joined");
+            self.send(&life, ToExecutor::Welcome(self.config.welcome.clone()));
+        }
+        effects.into_iter().for_each(|effect| self.carry_out(effect));
         self.submit_waiting();
         Ok(())
     }
@@ -327,8 +335,11 @@ impl Shell {
 
     /// An executor is gone: the core says what that means.
     fn lose(&mut self, life: Life, reason: &str) {
-        if self.executors.get(&life).is_some() {
-            warn!(executor = %life.0, reason, "executor lost");
+        if let Some(executor) = self.executors.get(&life) {
+            match executor.draining {
+                true => info!(executor = %life.0, reason, "executor left"),
+                false => warn!(executor = %life.0, reason, "executor lost"),
+            }
             let (executor, incarnation) = life;
             self.events.push_back(Event::ExecutorLost { executor, incarnation, reason: reason.to_owned() });
         }

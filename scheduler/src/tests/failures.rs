@@ -232,6 +232,7 @@ async fn clients_of_other_versions_are_refused() {
     let status = client.execute(old).await.unwrap_err();
     assert_eq!(status.code(), tonic::Code::FailedPrecondition);
     assert!(status.message().contains("1.0.0"), "{status}");
+    assert_eq!(ballista_exchange::status::from_status(&status).unwrap().class, ErrorClass::User);
     let new = proto::ExecuteRequest { protocol_version: 99, ..request("final 1") };
     assert_eq!(client.execute(new).await.unwrap_err().code(), tonic::Code::FailedPrecondition);
 }
