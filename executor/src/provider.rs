@@ -42,8 +42,14 @@ pub struct CachedSessions {
 
 #[derive(Default)]
 struct Cache {
-    sessions: HashMap<Vec<(String, String)>, (Arc<SessionState>, u64)>,
+    sessions: HashMap<Vec<(String, String)>, Cached>,
     clock: u64,
+}
+
+struct Cached {
+    session: Arc<SessionState>,
+    /// Time of the last use, by the cache's clock.
+    used: u64,
 }
 
 impl CachedSessions {
@@ -76,9 +82,9 @@ impl SessionProvider for CachedSessions {
         let mut cache = self.cache.lock();
         cache.clock += 1;
         let now = cache.clock;
-        if let Some((session, used)) = cache.sessions.get_mut(settings) {
-            *used = now;
-            return Ok(Arc::clone(session));
+        if let Some(cached) = cache.sessions.get_mut(settings) {
+            cached.used = now;
+            return Ok(Arc::clone(&cached.session));
         }
         let pairs = settings.iter().map(|(key, value)| (key.as_str(), value.as_str()));
         let config = with_settings(self.base.config().clone(), pairs)?;
@@ -88,12 +94,13 @@ impl SessionProvider for CachedSessions {
             .build();
         let session = Arc::new(session);
         if cache.sessions.len() >= SESSIONS {
-            let oldest = cache.sessions.iter().min_by_key(|(_, (_, used))| *used).map(|(settings, _)| settings.clone());
+            let oldest =
+                cache.sessions.iter().min_by_key(|(_, cached)| cached.used).map(|(settings, _)| settings.clone());
             if let Some(oldest) = oldest {
                 cache.sessions.remove(&oldest);
             }
         }
-        cache.sessions.insert(settings.to_vec(), (Arc::clone(&session), now));
+        cache.sessions.insert(settings.to_vec(), Cached { session: Arc::clone(&session), used: now });
         Ok(session)
     }
 }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The leaf that stands for an exchange in the plan of the stage that reads it.
 //!
-//! Its partition i reads a range of neighbouring buckets. While a job is being planned, the reader claims the
-//! partitioning and the exact statistics of the exchange, so that DataFusion's rules see them; in a task that runs a
-//! slice, it claims nothing, because a dynamic filter must not route rows by a hash modulo the size of the slice.
+//! Its partition i reads a range of neighbouring buckets. The reader claims the partitioning and the exact statistics
+//! of the exchange, so that DataFusion's rules see them. Rows of one key are in one partition; but which one does not
+//! follow from the hash modulo the number of partitions, once buckets were joined or a slice was taken. So no dynamic
+//! filter may route rows to partitions of a stage by hash, which [`crate::task`] takes care of.
 
 use std::fmt;
 use std::ops::Range;
@@ -112,12 +113,11 @@ impl ShuffleReaderExec {
         Self { ranges, properties: properties(equivalences, partitioning), ..self }
     }
 
-    /// The partitions `parts` only, for a task; claims no partitioning.
+    /// The partitions `parts` only, for a task. Hash keys stay claimed, because operators that put partitions of several
+    /// inputs together ask for them; a slice must not be used to route rows by hash (see [`crate::task::instance_of`]).
     pub fn sliced(&self, parts: &[usize]) -> Self {
-        let ranges: Vec<_> = parts.iter().map(|part| self.ranges[*part].clone()).collect();
-        let equivalences = self.properties.equivalence_properties().clone();
-        let partitioning = Partitioning::UnknownPartitioning(ranges.len());
-        Self { ranges, properties: properties(equivalences, partitioning), ..self.clone() }
+        let ranges = parts.iter().map(|part| self.ranges[*part].clone()).collect();
+        self.clone().with_ranges(ranges)
     }
 
     /// The stage that is read.
@@ -278,11 +278,11 @@ mod tests {
     }
 
     #[test]
-    fn a_slice_claims_no_hash_partitioning() {
+    fn a_slice_reads_its_buckets_and_keeps_the_keys() {
         let whole = reader(4);
         assert!(matches!(whole.properties().output_partitioning(), Partitioning::Hash(_, 4)));
         let slice = whole.sliced(&[1, 3]);
-        assert!(matches!(slice.properties().output_partitioning(), Partitioning::UnknownPartitioning(2)));
+        assert!(matches!(slice.properties().output_partitioning(), Partitioning::Hash(_, 2)));
         assert_eq!(slice.ranges(), &[1..2, 3..4]);
     }
 

@@ -141,19 +141,17 @@ pub fn restrict(plan: &Arc<dyn ExecutionPlan>, parts: &[usize]) -> Result<Arc<dy
 }
 
 fn restrict_union(plan: &Arc<dyn ExecutionPlan>, parts: &[usize]) -> Result<Arc<dyn ExecutionPlan>> {
-    let mut children = Vec::new();
+    let mut children: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
     let mut offset = 0;
     for child in plan.children() {
         let end = offset + partitions(child);
         let local: Vec<usize> = parts.iter().filter(|part| (offset..end).contains(*part)).map(|p| p - offset).collect();
-        if !local.is_empty() {
-            children.push(restrict(child, &local)?);
-        }
+        children.push(match local.as_slice() {
+            // Keeps the number of inputs, and the schema that follows from all of them, but adds no partition.
+            [] => Arc::new(EmptyExec::new(child.schema()).with_partitions(0)),
+            local => restrict(child, local)?,
+        });
         offset = end;
-    }
-    if children.len() == 1 {
-        // A union needs two inputs, and its schema may be wider than that of the one that is left.
-        children.push(Arc::new(EmptyExec::new(plan.schema())));
     }
     replace(plan, children)
 }

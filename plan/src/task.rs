@@ -7,9 +7,10 @@ use datafusion::config::ConfigOptions;
 use datafusion::error::Result;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::filter_pushdown::FilterPushdown;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
-use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 
+use crate::reader::ShuffleReaderExec;
 use crate::slice::restrict;
 
 /// The partitions `parts` of `plan`, with dynamic filters pushed down. `plan` must be fresh from the decoder, and what
@@ -21,14 +22,19 @@ pub fn instance_of(
     parts: &[usize],
     options: &ConfigOptions,
 ) -> Result<Arc<dyn ExecutionPlan>> {
-    let sliced = parts.len() < plan.output_partitioning().partition_count();
     let instance = restrict(plan, parts)?;
     let mut options = options.clone();
-    if sliced && has_partitioned_join(&instance) {
-        // Such a join routes its filter by hash modulo its own partition count, which a slice does not keep.
+    if reads_by_hash(&instance) && has_partitioned_join(&instance) {
+        // Such a join routes its filter by hash modulo its own partition count, which joined buckets and slices do
+        // not follow.
         options.optimizer.enable_join_dynamic_filter_pushdown = false;
     }
     FilterPushdown::new_post_optimization().optimize(instance, &options)
+}
+
+fn reads_by_hash(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let here = plan.downcast_ref::<ShuffleReaderExec>().is_some_and(|reader| !reader.hash_keys().is_empty());
+    here || plan.children().into_iter().any(reads_by_hash)
 }
 
 fn has_partitioned_join(plan: &Arc<dyn ExecutionPlan>) -> bool {

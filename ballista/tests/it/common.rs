@@ -78,8 +78,10 @@ impl Sessions {
 
     /// Registers the rows of a query as Parquet files of a few rows each.
     pub async fn parquet(&self, table: &str, sql: &str, files: usize) {
-        let rows = self.plain.sql(sql).await.unwrap().collect().await.unwrap();
-        let rows = arrow::compute::concat_batches(&rows[0].schema(), &rows).unwrap();
+        let frame = self.plain.sql(sql).await.unwrap();
+        let schema = Arc::new(frame.schema().as_arrow().clone());
+        let rows = frame.collect().await.unwrap();
+        let rows = arrow::compute::concat_batches(&schema, &rows).unwrap();
         let folder = self.path(table);
         std::fs::create_dir(&folder).unwrap();
         let chunk = rows.num_rows().div_ceil(files).max(1);

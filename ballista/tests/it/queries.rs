@@ -85,7 +85,7 @@ async fn subqueries() {
         "SELECT id, (SELECT max(id) FROM people) AS most FROM orders WHERE person = (SELECT min(id) FROM people)",
         "SELECT id FROM people p WHERE EXISTS (SELECT 1 FROM orders o WHERE o.person = p.id AND o.amount > 280)",
         "SELECT id, (SELECT count(*) FROM orders o WHERE o.person = p.id) AS orders FROM people p",
-        "SELECT (SELECT id FROM nothing) AS none, count(*) FROM people",
+        "SELECT id FROM people WHERE age > (SELECT max(id) FROM nothing) OR id = (SELECT 1)",
         "WITH big AS (SELECT * FROM orders WHERE amount > 100) SELECT a.id FROM big a JOIN big b ON a.id = b.id + 1",
     ] {
         sessions.check(sql).await;

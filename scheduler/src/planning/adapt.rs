@@ -25,6 +25,7 @@ use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
+use datafusion::physical_plan::union::InterleaveExec;
 
 /// Rows and bytes that `plan` yields, as far as anybody knows.
 pub fn estimate(plan: &Arc<dyn ExecutionPlan>) -> ExchangeStatistics {
@@ -95,8 +96,16 @@ impl BroadcastLimit {
 /// `plan` with decisions made again, and whether any changed.
 pub fn adapt(plan: Arc<dyn ExecutionPlan>, broadcast: &BroadcastLimit) -> Result<(Arc<dyn ExecutionPlan>, bool)> {
     let joins = plan.transform_up(|node| choose_join(node, broadcast))?;
+    // An interleave takes only inputs that are partitioned alike, which nothing at all is not.
+    if contains_interleave(&joins.data) {
+        return Ok((joins.data, joins.transformed));
+    }
     let empties = joins.data.transform_up(remove_empty)?;
     Ok((empties.data, joins.transformed || empties.transformed))
+}
+
+fn contains_interleave(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.is::<InterleaveExec>() || plan.children().into_iter().any(contains_interleave)
 }
 
 fn choose_join(
