@@ -6,6 +6,7 @@
 //! * `local file`: LZ4 blocks of a file, read and decoded.
 //! * `loopback`: memory outputs encoded, sent over TCP on the same host without compression, decoded.
 //! * `loopback file`: LZ4 blocks of a file, sent as they are, decoded.
+#![allow(clippy::unwrap_used)]
 
 use std::hint::black_box;
 use std::sync::Arc;

@@ -260,7 +260,8 @@ mod tests {
         lines.write(&record).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(text.lines().map(|line| serde_json::from_str::<Record>(line).unwrap()).count(), 2);
+        let records: Vec<Record> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(records.len(), 2);
         JsonLines::create(None).unwrap().write(&record).unwrap();
     }
 

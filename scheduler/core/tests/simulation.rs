@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Random histories of a cluster: whatever happens, no promise breaks and every job ends.
+#![allow(clippy::unwrap_used)]
 
 mod world;
 

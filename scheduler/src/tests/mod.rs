@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The whole shell over in-memory connections, with scripted planners and executors.
+#![allow(clippy::unwrap_used)]
 
 mod failures;
 mod flow;

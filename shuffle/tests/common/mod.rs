@@ -210,7 +210,7 @@ fn whole_array(rng: &mut StdRng, data_type: &DataType, len: usize) -> ArrayRef {
         }
         DataType::Decimal32(_, _) => fixed::<Decimal32Type>(rng, len, t, |v| v as i32),
         DataType::Decimal64(_, _) => fixed::<Decimal64Type>(rng, len, t, |v| v),
-        DataType::Decimal128(_, _) => fixed::<Decimal128Type>(rng, len, t, |v| i128::from(v)),
+        DataType::Decimal128(_, _) => fixed::<Decimal128Type>(rng, len, t, i128::from),
         DataType::Decimal256(_, _) => fixed::<Decimal256Type>(rng, len, t, |v| i256::from_i128(i128::from(v))),
         DataType::FixedSizeBinary(size) => {
             let values: Vec<u8> = (0..len * *size as usize).map(|_| rng.random_range(0..9)).collect();
