@@ -14,6 +14,9 @@ use super::Daemons;
 /// Threads for everything but the executor's CPU work: scheduler, connections, result streams.
 const THREADS: usize = 2;
 
+/// How long tasks that were just cancelled may take to notice.
+const DRAIN_WAIT: Duration = Duration::from_millis(500);
+
 /// How long the end of the cluster holds up the application. Nothing is lost if it takes longer.
 const END_WAIT: Duration = Duration::from_secs(2);
 
@@ -67,12 +70,14 @@ impl Drop for ClusterRuntime {
             let _done = done;
             if let Some(Daemons { scheduler, mut executor }) = daemons {
                 runtime.block_on(async {
-                    // The scheduler first, so that it does not take the executor for lost.
-                    scheduler.scheduler().shutdown().await;
-                    executor.kill();
-                    // Whatever it says now, it is gone.
-                    let _ = executor.wait().await;
-                    drop(scheduler);
+                    // Nobody is left who could use a result, so there is little to drain. Whatever they say at
+                    // their end, they are gone.
+                    executor.drain();
+                    if tokio::time::timeout(DRAIN_WAIT, executor.wait()).await.is_err() {
+                        executor.kill();
+                        let _ = executor.wait().await;
+                    }
+                    let _ = scheduler.shutdown().await;
                 });
             }
             runtime.shutdown_timeout(END_WAIT);
