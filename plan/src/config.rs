@@ -7,7 +7,7 @@
 
 use std::any::Any;
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 
 use ballista_core::BallistaConfig;
 use datafusion::common::config::{ConfigEntry, ConfigExtension, ExtensionOptions};
@@ -124,11 +124,6 @@ pub fn with_settings<'a>(
         config.options_mut().set(key, value)?;
     }
     Ok(config)
-}
-
-/// `config` as the shared options that optimizer rules take.
-pub fn shared_options(config: &SessionConfig) -> Arc<ConfigOptions> {
-    Arc::clone(config.options())
 }
 
 #[cfg(test)]

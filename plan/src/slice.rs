@@ -180,11 +180,9 @@ fn restrict_leaf(plan: &Arc<dyn ExecutionPlan>, parts: &[usize]) -> Result<Arc<d
     Err(cannot_slice(plan))
 }
 
-/// `plan` whose file scans and exchange readers have at most `target` partitions, each a run of neighbours, chosen by
-/// `sizes`: the bytes of each bucket of each exchange that is read by hash, added up over all such readers.
-///
-/// All readers of hash-partitioned exchanges get the same ranges, so that joins stay co-partitioned. Ordered leaves
-/// keep their partitions.
+/// `plan` whose file scans have at most `target` partitions, each a run of neighbours, and whose readers of
+/// hash-partitioned exchanges all read `hash_ranges`, so that joins stay co-partitioned. Ordered leaves keep their
+/// partitions.
 pub fn coalesce_leaves(
     plan: &Arc<dyn ExecutionPlan>,
     target: usize,
