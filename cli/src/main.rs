@@ -73,6 +73,11 @@ async fn connect(args: &Args) -> Result<SessionContext> {
 
 /// Prints an error for people.
 fn report(error: &DataFusionError) {
+    let text = match error {
+        // What it wraps says it all.
+        DataFusionError::External(inner) => inner.to_string(),
+        other => other.strip_backtrace(),
+    };
     // Nobody is left to tell if this fails.
-    let _ = writeln!(io::stderr(), "error: {}", error.strip_backtrace());
+    let _ = writeln!(io::stderr(), "error: {text}");
 }

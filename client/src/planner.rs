@@ -33,7 +33,7 @@ use crate::config::plan_codec;
 use crate::endpoint::PLAN_BYTES;
 use crate::exec::{DistributedQueryExec, Query};
 use crate::initial::{PlanningSession, initial_plan};
-use crate::split::{Sink, global_ordering, stack_for, with_children};
+use crate::split::{Sink, culprit, global_ordering, stack_for, with_children};
 
 /// A session's planner: distributes what can be, leaves the rest to the planner that the session had before.
 #[derive(Debug)]
@@ -51,7 +51,11 @@ struct Settings {
 }
 
 /// Why a query is run in the client.
-struct Unshippable(DataFusionError);
+struct Unshippable {
+    /// The node that cannot leave.
+    node: String,
+    reason: String,
+}
 
 impl BallistaQueryPlanner {
     /// Plans for `cluster` with `inner`, usually the session's present planner.
@@ -114,10 +118,13 @@ impl BallistaQueryPlanner {
         session: &dyn Session,
     ) -> Result<Arc<dyn ExecutionPlan>, Unshippable> {
         let codec = plan_codec(session.config());
-        let bytes: Bytes = stack_for(plan, || codec.encode(plan)).map_err(Unshippable)?;
+        let bytes: Bytes = stack_for(plan, || codec.encode(plan)).map_err(|error| Unshippable {
+            node: stack_for(plan, || culprit(plan, &|plan| codec.encode(plan).map(drop))),
+            reason: shortened(error.strip_backtrace()),
+        })?;
         if bytes.len() > PLAN_BYTES {
-            let text = format!("the plan with its in-memory tables takes {} MiB", bytes.len() >> 20);
-            return Err(Unshippable(DataFusionError::Plan(text)));
+            let reason = format!("the plan with its in-memory tables takes {} MiB", bytes.len() >> 20);
+            return Err(Unshippable { node: plan.name().to_owned(), reason });
         }
         let (session_id, lease) = self.cluster.observe(session);
         let query = Query {
@@ -145,12 +152,9 @@ impl QueryPlanner for BallistaQueryPlanner {
         let planned = PlanningSession::new(session, Arc::clone(&self.inner)).plan(logical).await?;
         match self.distribute(planned, logical, session)? {
             Ok(plan) => Ok(plan),
-            Err(Unshippable(reason)) => {
-                tracing::info!(
-                    cluster = self.cluster.name(),
-                    reason = %reason.strip_backtrace(),
-                    "running a query in this process: its plan cannot be sent"
-                );
+            Err(Unshippable { node, reason }) => {
+                let cluster = self.cluster.name();
+                tracing::info!(cluster, node, reason, "running a query in this process: its plan cannot be sent");
                 self.inner.create_physical_plan(logical, session).await
             }
         }
@@ -180,6 +184,15 @@ fn reads_only_information_schema(logical: &LogicalPlan) -> Result<bool> {
         Ok(TreeNodeRecursion::Continue)
     })?;
     Ok(tables > 0 && others == 0)
+}
+
+/// DataFusion quotes whole plans in its errors.
+fn shortened(mut text: String) -> String {
+    if let Some((end, _)) = text.char_indices().nth(200) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 /// What is left to run here gets all of the session's rules.

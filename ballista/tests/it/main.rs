@@ -9,5 +9,6 @@ mod errors;
 mod example;
 mod functions;
 mod queries;
+mod remote;
 mod runtimes;
 mod tables;
