@@ -14,6 +14,9 @@ use super::Daemons;
 /// Threads for everything but the executor's CPU work: scheduler, connections, result streams.
 const THREADS: usize = 2;
 
+/// How long tasks that were just cancelled may take to notice.
+const DRAIN_WAIT: Duration = Duration::from_millis(500);
+
 /// How long the end of the cluster holds up the application. Nothing is lost if it takes longer.
 const END_WAIT: Duration = Duration::from_secs(2);
 
@@ -67,11 +70,14 @@ impl Drop for ClusterRuntime {
             let _done = done;
             if let Some(Daemons { scheduler, mut executor }) = daemons {
                 runtime.block_on(async {
-                    // Nobody is left who could use a result. The executor is told first and has to notice, the
-                    // scheduler hears before that shows, so that neither takes the other for lost.
-                    executor.kill();
-                    // Whatever the executor says of its end, it is gone.
-                    let _ = tokio::join!(executor.wait(), scheduler.scheduler().shutdown());
+                    // Nobody is left who could use a result, so there is little to drain.
+                    executor.drain();
+                    if tokio::time::timeout(DRAIN_WAIT, executor.wait()).await.is_err() {
+                        executor.kill();
+                        // Whatever it says of its end, it is gone.
+                        let _ = executor.wait().await;
+                    }
+                    scheduler.scheduler().shutdown().await;
                     drop(scheduler);
                 });
             }
