@@ -2,14 +2,16 @@
 //! Plans to bytes and back.
 //!
 //! `datafusion-proto` does the work; [`PlanCodec`] adds our exchange reader, nodes of the application's own codec, and
-//! the fields of file scans that `datafusion-proto` loses (compression, order of files, CSV line terminator): a scan
-//! that has one of these is wrapped in an extension node that puts them back.
+//! what `datafusion-proto` loses: a leaf that has something of it is wrapped in an extension node that puts it back.
+//!
+//! * Of file scans: compression, order of files, CSV line terminator.
+//! * Of `generate_series` and `range`: that no column is wanted, as for `count(*)`.
 
 use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::Schema;
+use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use ballista_core::StageId;
 use ballista_proto as proto;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
@@ -20,13 +22,14 @@ use datafusion::execution::TaskContext;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF, WindowUDF};
 use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion_proto::physical_plan::from_proto::parse_physical_expr_with_converter;
 use datafusion_proto::physical_plan::to_proto::serialize_physical_expr_with_converter;
 use datafusion_proto::physical_plan::{
     DefaultPhysicalExtensionCodec, PhysicalExtensionCodec, PhysicalPlanDecodeContext, PhysicalPlanNodeExt,
     PhysicalProtoConverterExtension,
 };
-use datafusion_proto::protobuf::{PhysicalExprNode, PhysicalPlanNode, Schema as ProtoSchema};
+use datafusion_proto::protobuf::{GenerateSeriesNode, PhysicalExprNode, PhysicalPlanNode, Schema as ProtoSchema};
 use prost::Message;
 use prost::bytes::Bytes;
 
@@ -247,6 +250,11 @@ impl PhysicalExtensionCodec for PlanCodec {
                 let scan = inputs.first().and_then(file_scan).ok_or_else(|| missing("file scan"))?;
                 restore_scan_fields(scan, &fields)
             }
+            Node::NoColumns(_) => {
+                let series = inputs.first().ok_or_else(|| missing("series"))?;
+                let none: [(Arc<dyn PhysicalExpr>, String); 0] = [];
+                Ok(Arc::new(ProjectionExec::try_new(none, Arc::clone(series))?))
+            }
             Node::User(bytes) => self.user.try_decode(&bytes, inputs, ctx, converter),
         }
     }
@@ -332,9 +340,15 @@ impl PhysicalProtoConverterExtension for Converter {
     ) -> Result<PhysicalPlanNode> {
         use datafusion_proto::protobuf::PhysicalExtensionNode;
         use datafusion_proto::protobuf::physical_plan_node::PhysicalPlanType;
-        let inner = PhysicalPlanNode::try_from_physical_plan_with_converter(Arc::clone(plan), codec, self)?;
-        let Some(fields) = file_scan(plan).and_then(lost_scan_fields) else { return Ok(inner) };
-        let node = proto::PlanNode { node: Some(proto::plan_node::Node::FileScan(fields)) };
+        use proto::plan_node::Node;
+        let mut inner = PhysicalPlanNode::try_from_physical_plan_with_converter(Arc::clone(plan), codec, self)?;
+        let lost = if let Some(PhysicalPlanType::GenerateSeries(series)) = &mut inner.physical_plan_type {
+            restore_series_column(series)?.then_some(Node::NoColumns(proto::NoColumnsNode {}))
+        } else {
+            file_scan(plan).and_then(lost_scan_fields).map(Node::FileScan)
+        };
+        let Some(lost) = lost else { return Ok(inner) };
+        let node = proto::PlanNode { node: Some(lost) };
         Ok(PhysicalPlanNode {
             physical_plan_type: Some(PhysicalPlanType::Extension(PhysicalExtensionNode {
                 node: node.encode_to_vec(),
@@ -359,6 +373,21 @@ impl PhysicalProtoConverterExtension for Converter {
     ) -> Result<PhysicalExprNode> {
         serialize_physical_expr_with_converter(expr, codec, self)
     }
+}
+
+/// A series without columns gets the one back that it is made of. Whether it had none.
+fn restore_series_column(series: &mut GenerateSeriesNode) -> Result<bool> {
+    use datafusion_proto::protobuf::generate_series_node::Args;
+    if series.schema.as_ref().is_none_or(|schema| !schema.columns.is_empty()) {
+        return Ok(false);
+    }
+    let data_type = match &series.args {
+        Some(Args::TimestampArgs(args)) => DataType::Timestamp(TimeUnit::Nanosecond, args.tz.as_deref().map(Arc::from)),
+        Some(Args::DateArgs(_)) => DataType::Timestamp(TimeUnit::Nanosecond, None),
+        Some(Args::Int64Args(_) | Args::ContainsNull(_)) | None => DataType::Int64,
+    };
+    series.schema = Some((&Schema::new(vec![Field::new("value", data_type, true)])).try_into()?);
+    Ok(true)
 }
 
 fn csv_source(scan: &FileScanConfig) -> Option<&CsvSource> {

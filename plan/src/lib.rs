@@ -13,9 +13,15 @@
 //! slice and polls every remaining partition to the end.
 
 pub mod codec;
+#[cfg(test)]
+mod codec_tests;
 pub mod config;
 pub mod context;
 pub mod reader;
 pub mod slice;
+#[cfg(test)]
+mod slice_tests;
 pub mod stage;
 pub mod task;
+#[cfg(test)]
+mod task_tests;

@@ -19,6 +19,8 @@ pub(crate) trait Planner: Send {
     fn start(&mut self) -> Result<PlanStep>;
     /// The stages that can run now that this one is finished.
     fn stage_finished(&mut self, stage: StageId, result: StageResult) -> Result<PlanStep>;
+    /// After a plan of one task: the first stages of a plan of many.
+    fn spread(&mut self) -> Result<PlanStep>;
 }
 
 impl Planner for JobPlanner {
@@ -28,6 +30,10 @@ impl Planner for JobPlanner {
 
     fn stage_finished(&mut self, stage: StageId, result: StageResult) -> Result<PlanStep> {
         Self::stage_finished(self, stage, result)
+    }
+
+    fn spread(&mut self) -> Result<PlanStep> {
+        Self::spread(self)
     }
 }
 

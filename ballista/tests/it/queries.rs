@@ -33,6 +33,20 @@ async fn rows_without_tables() {
 }
 
 #[tokio::test]
+async fn series_of_which_only_the_number_of_rows_counts() {
+    let sessions = sessions().await;
+    sessions.check("SELECT count(*) FROM generate_series(1, 100000)").await;
+    sessions.check("SELECT count(*) FROM range(0, 10), generate_series(1, 3)").await;
+    sessions.check("SELECT 'x' FROM generate_series(1, NULL)").await;
+    let dates = "DATE '2020-01-01', DATE '2021-01-01', INTERVAL '1' MONTH";
+    sessions.check(&format!("SELECT count(*) FROM generate_series({dates})")).await;
+    sessions.check(&format!("SELECT max(value) FROM generate_series({dates})")).await;
+    let hours = "TIMESTAMP '2020-01-01T00:00:00', TIMESTAMP '2020-01-02T00:00:00', INTERVAL '1' HOUR";
+    sessions.check(&format!("SELECT count(*) FROM range({hours})")).await;
+    sessions.check(&format!("SELECT min(value), max(value) FROM range({hours})")).await;
+}
+
+#[tokio::test]
 async fn aggregates() {
     let sessions = sessions().await;
     for sql in [

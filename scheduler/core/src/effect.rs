@@ -11,14 +11,13 @@ use crate::event::OutputStats;
 /// Something that shall be done outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Plan what can be planned of the job now, and answer once with `Planned` or `PlanFailed`. The first has no
-    /// finished stage; then there is one per finished stage, except for the final one. After a `Planned` that was
-    /// `complete` it only tells the outputs; an answer is then ignored.
+    /// Plan what can be planned of the job now, and answer once with `Planned` or `PlanFailed`. After a `Planned` that
+    /// was `complete` it only tells the outputs of a stage; an answer is then ignored.
     Plan {
         /// The job.
         job: JobId,
-        /// The stage that is the reason.
-        finished: Option<StageFinished>,
+        /// Why now.
+        reason: PlanReason,
     },
     /// Start a task.
     Launch {
@@ -94,6 +93,18 @@ pub enum Effect {
         /// The life that is over.
         incarnation: Incarnation,
     },
+}
+
+/// Why something can be planned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PlanReason {
+    /// The job is new.
+    Submitted,
+    /// A stage has finished. Comes once for every stage but the final one.
+    Finished(StageFinished),
+    /// The job was planned as one task, which ran out of memory: forget that plan, and spread the work. Comes at most
+    /// once. New stages need new numbers.
+    OutOfMemory,
 }
 
 /// A finished stage and where its outputs are.

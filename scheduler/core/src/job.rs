@@ -24,6 +24,8 @@ pub(crate) struct Job {
     pub(crate) small: bool,
     /// No more stages will be planned.
     pub(crate) complete: bool,
+    /// Its one task ran out of memory, and it was planned again as many.
+    pub(crate) planned_again: bool,
     /// Plan effects that were not answered yet.
     pub(crate) plans_due: u32,
     pub(crate) stages: BTreeMap<StageId, Stage>,
@@ -47,6 +49,7 @@ impl Job {
             weight: weight.max(1),
             small: false,
             complete: false,
+            planned_again: false,
             plans_due: 1,
             stages: BTreeMap::new(),
             final_stage: None,

@@ -8,10 +8,10 @@
 
 use ballista_core::{ClassifiedError, ErrorClass, JobId, StageId};
 
-use crate::effect::{Effect, StageFinished, TaskOutput};
+use crate::effect::{Effect, PlanReason, StageFinished, TaskOutput};
 use crate::event::StageSpec;
 use crate::job::{Job, JobSeq};
-use crate::stage::{Phase, Stage};
+use crate::stage::{Phase, Running, Stage};
 use crate::state::State;
 use crate::view::{JobState, JobView};
 
@@ -24,7 +24,7 @@ impl State {
         self.next_job += 1;
         self.jobs.insert(seq, Job::new(id.clone(), weight, self.now));
         self.by_id.insert(id.clone(), seq);
-        out.push(Effect::Plan { job: id, finished: None });
+        out.push(Effect::Plan { job: id, reason: PlanReason::Submitted });
     }
 
     pub(crate) fn planned(
@@ -182,7 +182,7 @@ impl State {
             })
         };
         let finished = StageFinished { stage: id, outputs: stage.outputs.iter().filter_map(output).collect() };
-        out.push(Effect::Plan { job: job.id.clone(), finished: Some(finished) });
+        out.push(Effect::Plan { job: job.id.clone(), reason: PlanReason::Finished(finished) });
         if !job.complete {
             job.plans_due += 1;
         }
@@ -252,6 +252,27 @@ impl State {
         }
         let executors = self.executors.addresses(&stage.touched);
         out.push(Effect::FreeStage { job: job.id.clone(), stage: id, executors });
+    }
+
+    /// Drops the plan of a job whose only task ran out of memory, and asks for one of many tasks. `false` if the job was
+    /// not planned as one task, was planned again before, or has rows at the client already.
+    pub(crate) fn plan_in_smaller_tasks(&mut self, seq: JobSeq, failed: &Running, out: &mut Vec<Effect>) -> bool {
+        let Some(job) = self.jobs.get_mut(&seq) else { return false };
+        let only_task = |stage: &Stage| stage.is_final && stage.next_task == 1 && stage.is_done();
+        let one_task = job.complete && job.stages.len() == 1 && job.stages.values().all(only_task);
+        if !one_task || job.planned_again || failed.streaming {
+            return false;
+        }
+        let executors = self.executors.addresses(&job.touched);
+        for stage in std::mem::take(&mut job.stages).into_keys() {
+            out.push(Effect::FreeStage { job: job.id.clone(), stage, executors: executors.clone() });
+        }
+        (job.small, job.complete, job.planned_again) = (false, false, true);
+        (job.final_stage, job.open_stages, job.plans_due) = (None, 0, 1);
+        job.ready.clear();
+        out.push(Effect::Plan { job: job.id.clone(), reason: PlanReason::OutOfMemory });
+        self.requeue(seq);
+        true
     }
 
     /// Ends a job for good: says so unless it was said before, cancels what runs, frees everything, keeps a summary.

@@ -59,7 +59,7 @@ pub mod state;
 mod tasks;
 pub mod view;
 
-pub use effect::{Effect, StageFinished, TaskOutput};
+pub use effect::{Effect, PlanReason, StageFinished, TaskOutput};
 pub use event::{Event, Instant64, OutputStats, Slicing, StageSpec};
 pub use state::{Limits, State};
 pub use view::{ExecutorView, Footprint, JobState, JobView, Progress, StageState, StageView};

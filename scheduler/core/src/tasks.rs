@@ -4,7 +4,7 @@
 //! A status counts if its executor lives in that incarnation and holds slots for exactly that attempt; the first final
 //! status gives the slots back, so a second one finds nothing. The status of a cancelled task only gives slots back.
 
-use ballista_core::{ClassifiedError, TaskKey};
+use ballista_core::{ClassifiedError, ErrorClass, TaskKey};
 
 use crate::effect::Effect;
 use crate::event::OutputStats;
@@ -35,8 +35,11 @@ impl State {
             return;
         }
         self.executors.unneed(life, held.job);
-        if let Some(stage) = self.jobs.get_mut(&held.job).and_then(|job| job.stages.get_mut(&key.stage)) {
-            stage.take_running(key);
+        let stage = self.jobs.get_mut(&held.job).and_then(|job| job.stages.get_mut(&key.stage));
+        let running = stage.and_then(|stage| stage.take_running(key));
+        let out_of_memory = running.filter(|_| error.class == ErrorClass::Resource);
+        if out_of_memory.is_some_and(|running| self.plan_in_smaller_tasks(held.job, &running, out)) {
+            return;
         }
         self.end_job(held.job, JobState::Failed(error), out);
     }

@@ -5,7 +5,7 @@
 
 use ballista_core::{ClassifiedError, ErrorClass, ExecutorId, Incarnation, JobId, StageId, TaskKey};
 use ballista_scheduler_core::{
-    Effect, Event, Instant64, JobState, Limits, OutputStats, Slicing, StageFinished, StageSpec, State,
+    Effect, Event, Instant64, JobState, Limits, OutputStats, PlanReason, Slicing, StageFinished, StageSpec, State,
 };
 
 fn executor(name: &str) -> ExecutorId {
@@ -145,7 +145,7 @@ fn failure(effects: &[Effect]) -> Option<(JobId, ErrorClass)> {
 
 fn finished(effects: &[Effect]) -> Option<StageFinished> {
     effects.iter().find_map(|effect| match effect {
-        Effect::Plan { finished, .. } => finished.clone(),
+        Effect::Plan { reason: PlanReason::Finished(finished), .. } => Some(finished.clone()),
         _ => None,
     })
 }
@@ -158,7 +158,7 @@ fn last(number: u32, partitions: u32, inputs: &[u32]) -> StageSpec {
 #[test]
 fn a_job_runs_from_submission_to_the_last_byte_freed() {
     let mut cluster = Cluster::new(&[("a", 4), ("b", 4)]);
-    assert_eq!(cluster.submit("j"), [Effect::Plan { job: job("j"), finished: None }]);
+    assert_eq!(cluster.submit("j"), [Effect::Plan { job: job("j"), reason: PlanReason::Submitted }]);
     let maps = launches(&cluster.plan("j", vec![stage(0, 4)]));
     assert_eq!(maps.len(), 2);
     assert_eq!(cluster.finish(&maps[0], 5), []);
@@ -266,6 +266,28 @@ fn a_failed_task_fails_its_job_with_its_class_and_others_go_on() {
     assert!(effects.iter().any(|effect| matches!(effect, Effect::FreeJob { .. })));
     cluster.finish(&other[0], 1);
     assert!(cluster.finish(&other[1], 1).contains(&Effect::JobFinished { job: job("other") }));
+}
+
+#[test]
+fn a_job_of_one_task_that_runs_out_of_memory_is_planned_again_once() {
+    let mut cluster = Cluster::new(&[("a", 4)]);
+    let whole = |number| StageSpec { slicing: Slicing::Whole { slots: 4 }, ..last(number, 2, &[]) };
+    let task = launches(&cluster.start("j", vec![whole(0)])).remove(0);
+    let effects = cluster.fail(&task, ErrorClass::Resource);
+    assert!(effects.contains(&Effect::Plan { job: job("j"), reason: PlanReason::OutOfMemory }));
+    assert_eq!(failure(&effects), None);
+    let again = launches(&cluster.plan("j", vec![whole(1)])).remove(0);
+    assert_eq!(failure(&cluster.fail(&again, ErrorClass::Resource)), Some((job("j"), ErrorClass::Resource)));
+}
+
+#[test]
+fn a_job_is_not_planned_again_for_other_errors_or_once_its_client_reads() {
+    let mut cluster = Cluster::new(&[("a", 4)]);
+    let task = launches(&cluster.start("j", vec![last(0, 2, &[])])).remove(0);
+    assert_eq!(failure(&cluster.fail(&task, ErrorClass::User)), Some((job("j"), ErrorClass::User)));
+    let task = launches(&cluster.start("k", vec![last(0, 2, &[])])).remove(0);
+    cluster.stream(&task);
+    assert_eq!(failure(&cluster.fail(&task, ErrorClass::Resource)), Some((job("k"), ErrorClass::Resource)));
 }
 
 #[test]

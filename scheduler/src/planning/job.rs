@@ -30,6 +30,9 @@ use super::range::{bounds_of, find_range_sort, mark_range_sort, replace_range_so
 /// A build side estimated at so many times what could be broadcast may still turn out to be small enough.
 const WAIT_FACTOR: usize = 2;
 
+/// What a partition reads should be at most this part of a slot's memory: operators keep it, and more beside it.
+const PARTITION_SHARE: u64 = 8;
+
 /// Most buckets of one exchange.
 const MAX_BUCKETS: usize = 512;
 
@@ -56,6 +59,12 @@ impl ClusterShape {
 
     fn least_memory(&self) -> usize {
         self.executors.iter().map(|executor| executor.memory_bytes as usize).min().unwrap_or(0)
+    }
+
+    /// The least memory that a slot has for itself; `None` if no executor says.
+    fn slot_memory(&self) -> Option<u64> {
+        let known = self.executors.iter().filter(|executor| executor.memory_bytes > 0);
+        known.map(|executor| executor.memory_bytes / u64::from(executor.slots.max(1))).min()
     }
 
     fn most_slots(&self) -> usize {
@@ -123,8 +132,10 @@ pub struct PlannedStage {
 pub struct PlanStep {
     /// Stages whose inputs are complete.
     pub stages: Vec<PlannedStage>,
-    /// The job is one small task.
+    /// The job reads little.
     pub small: bool,
+    /// The job is one task; should that run out of memory, [`JobPlanner::spread`] plans it again.
+    pub one_task: bool,
     /// The final stage is among those given so far.
     pub complete: bool,
 }
@@ -137,7 +148,9 @@ pub struct JobPlanner {
     config: BallistaConfig,
     cluster: ClusterShape,
     optimizer: Optimizer,
-    single_task: bool,
+    input_bytes: u64,
+    /// The plan as it came, if it is to run as one task.
+    one_task: Option<Arc<dyn ExecutionPlan>>,
     broadcast: BroadcastLimit,
     stages: Stages,
     complete: bool,
@@ -187,19 +200,25 @@ impl JobPlanner {
     /// A planner for a decoded plan.
     pub fn new(plan: Arc<dyn ExecutionPlan>, session: &SessionState, codec: PlanCodec, cluster: ClusterShape) -> Self {
         let options = session.config_options();
-        let config = ballista_config(options);
+        let mut config = ballista_config(options);
+        if let Some(memory) = cluster.slot_memory() {
+            let share = (memory / PARTITION_SHARE).max(1);
+            config.bucket_bytes = config.bucket_bytes.min(share);
+            config.read_bytes = config.read_bytes.min(share);
+        }
         let input_bytes = scanned_bytes(&plan);
         let fits_one_task = input_bytes <= config.single_task_bytes || cluster.most_slots() == cluster.slots();
-        let single_task = config.single_task_bytes > 0 && fits_one_task;
+        let one_task = (config.single_task_bytes > 0 && fits_one_task).then(|| Arc::clone(&plan));
         let slots = cluster.slots();
-        let buckets = (input_bytes.div_ceil(config.bucket_bytes.max(1)) as usize).clamp(slots, MAX_BUCKETS.max(slots));
-        let target = if single_task { cluster.most_slots() } else { buckets.next_multiple_of(slots) };
         let broadcast = BroadcastLimit {
             bytes: config.broadcast_bytes as usize,
             executors: cluster.executors.len(),
             memory: cluster.least_memory(),
         };
-        let optimizer = Optimizer::new(options, &broadcast, target, !single_task);
+        let optimizer = match one_task {
+            Some(_) => Optimizer::new(options, &broadcast, cluster.most_slots(), false),
+            None => Optimizer::new(options, &broadcast, buckets(input_bytes, &config, slots), true),
+        };
         let waits = config.adaptive && config.broadcast_bytes > 0;
         let stages = Stages {
             next: 0,
@@ -209,20 +228,44 @@ impl JobPlanner {
             parallelism: Parallelism { slots, read_bytes: config.read_bytes, scan_bytes: config.bucket_bytes },
             wait_for_build_bytes: waits.then_some(WAIT_FACTOR * broadcast.most()),
         };
-        Self { remaining: plan, codec, config, cluster, optimizer, single_task, broadcast, stages, complete: false }
+        Self {
+            remaining: plan,
+            codec,
+            config,
+            cluster,
+            optimizer,
+            input_bytes,
+            one_task,
+            broadcast,
+            stages,
+            complete: false,
+        }
     }
 
     /// The first stages.
     pub fn start(&mut self) -> Result<PlanStep> {
         let plan = self.optimizer.optimize(Arc::clone(&self.remaining))?;
-        if self.single_task {
+        if self.one_task.is_some() {
             self.remaining = plan;
             let last = self.final_stage(true)?;
             self.complete = true;
-            return Ok(PlanStep { stages: vec![last], small: true, complete: true });
+            let small = self.input_bytes <= self.config.single_task_bytes;
+            return Ok(PlanStep { stages: vec![last], small, one_task: true, complete: true });
         }
         self.remaining = mark_range_sort(&plan, self.config.range_sort_bytes as usize)?;
         self.next_step()
+    }
+
+    /// The first stages of the plan that [`start`](Self::start) gave as one task, spread over many.
+    pub fn spread(&mut self) -> Result<PlanStep> {
+        let Some(plan) = self.one_task.take() else {
+            return Err(DataFusionError::Internal("the job was not planned as one task".into()));
+        };
+        let buckets = buckets(self.input_bytes, &self.config, self.stages.parallelism.slots);
+        self.optimizer = Optimizer::new(self.optimizer.options(), &self.broadcast, buckets, true);
+        self.remaining = plan;
+        self.complete = false;
+        self.start()
     }
 
     /// The stages that became possible because `stage` has finished.
@@ -261,7 +304,7 @@ impl JobPlanner {
             stages.push(self.final_stage(false)?);
             self.complete = true;
         }
-        Ok(PlanStep { stages, small: false, complete: self.complete })
+        Ok(PlanStep { stages, complete: self.complete, ..PlanStep::default() })
     }
 
     /// The input of the global sort lies in the executors: move it into ranges, or sort it in one task if it is small.
@@ -286,7 +329,7 @@ impl JobPlanner {
         self.remaining = replace_range_sort(&self.remaining, Arc::new(sorted))?;
         let output = StageOutput::Exchange { partitioning, sample: vec![] };
         let planned = self.planned(Cut { stage, plan: input, output, row_limit: None })?;
-        Ok(PlanStep { stages: vec![planned], small: false, complete: false })
+        Ok(PlanStep { stages: vec![planned], ..PlanStep::default() })
     }
 
     fn final_stage(&mut self, whole: bool) -> Result<PlannedStage> {
@@ -330,6 +373,12 @@ impl JobPlanner {
             ordered: false,
         })
     }
+}
+
+/// How many buckets an exchange of a job that reads `input_bytes` has: a multiple of the slots.
+fn buckets(input_bytes: u64, config: &BallistaConfig, slots: usize) -> usize {
+    let by_size = input_bytes.div_ceil(config.bucket_bytes.max(1)) as usize;
+    by_size.clamp(slots, MAX_BUCKETS.max(slots)).next_multiple_of(slots)
 }
 
 fn ends_in_range_sort(plan: &Arc<dyn ExecutionPlan>) -> bool {

@@ -45,7 +45,7 @@ impl Shell {
 
     fn apply(&mut self, effect: Effect) {
         match effect {
-            Effect::Plan { job, finished } => self.plan(&job, finished),
+            Effect::Plan { job, reason } => self.plan(&job, reason),
             Effect::Launch { task, executor, incarnation, partitions, .. } => {
                 let life = (executor, incarnation);
                 if let Err(problem) = self.launch(&task, &life, partitions) {

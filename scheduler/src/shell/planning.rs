@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use ballista_core::{ClassifiedError, ErrorClass, JobId, StageId};
 use ballista_exchange::classify;
-use ballista_scheduler_core::{Event, Slicing, StageFinished, StageSpec};
-use tracing::{debug, trace};
+use ballista_scheduler_core::{Event, PlanReason, Slicing, StageSpec};
+use tracing::{debug, info, trace};
 
 use super::Shell;
 use super::job::Job;
@@ -23,21 +23,34 @@ use crate::planning::job::{ClusterShape, PlanStep, PlannedSlicing, PlannedStage,
 enum Task {
     Start(PlanRequest, ClusterShape),
     StageFinished(Box<dyn Planner>, StageId, StageResult),
+    Spread(Box<dyn Planner>),
 }
 
 type Step = Result<PlanStep, ClassifiedError>;
 
 impl Shell {
-    /// Starts planning, or goes on with it after a finished stage.
-    pub(super) fn plan(&mut self, id: &JobId, finished: Option<StageFinished>) {
+    /// Starts planning, starts over, or goes on with it after a finished stage.
+    pub(super) fn plan(&mut self, id: &JobId, reason: PlanReason) {
         let Some(job) = self.jobs.get_mut(id) else { return };
-        let Some(finished) = finished else {
-            if let Some(request) = job.planning.request.take() {
-                let cluster = ClusterShape { executors: self.executors.shapes() };
-                job.planning.is_out = true;
-                self.send_planning(id, Task::Start(request, cluster));
+        let finished = match reason {
+            PlanReason::Finished(finished) => finished,
+            PlanReason::Submitted => {
+                if let Some(request) = job.planning.request.take() {
+                    let cluster = ClusterShape { executors: self.executors.shapes() };
+                    job.planning.is_out = true;
+                    self.send_planning(id, Task::Start(request, cluster));
+                }
+                return;
             }
-            return;
+            PlanReason::OutOfMemory => {
+                if let Some(planner) = job.planning.planner.take() {
+                    info!(job = %id, "the job's one task ran out of memory: planned again as many");
+                    job.planning.complete = false;
+                    job.planning.is_out = true;
+                    self.send_planning(id, Task::Spread(planner));
+                }
+                return;
+            }
         };
         let Some(stage) = job.stages.get_mut(&finished.stage) else { return };
         match stage.outputs.locate(&finished, &self.executors) {
@@ -102,10 +115,11 @@ impl Shell {
                     specs.push(spec(job, &planned));
                     self.plans.insert(id, planned.stage, planned.plan);
                 }
+                // The planner of a job of one task is kept: it plans again if that task runs out of memory.
+                job.planning.planner = planner.filter(|_| !step.complete || step.one_task);
+                job.planning.complete = step.complete;
                 if step.complete {
-                    job.planning = super::job::Planning { complete: true, ..Default::default() };
-                } else {
-                    job.planning.planner = planner;
+                    job.planning.due.clear();
                 }
                 let (small, complete) = (step.small, step.complete);
                 self.events.push_back(Event::Planned { job: id.clone(), stages: specs, small, complete });
@@ -125,6 +139,7 @@ fn run(task: Task, planners: &dyn PlannerFactory) -> (Option<Box<dyn Planner>>, 
         Task::StageFinished(mut planner, stage, result) => {
             planner.stage_finished(stage, result).map(|step| (planner, step))
         }
+        Task::Spread(mut planner) => planner.spread().map(|step| (planner, step)),
     };
     match outcome {
         Ok((planner, step)) => (Some(planner), Ok(step)),

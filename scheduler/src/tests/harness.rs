@@ -87,12 +87,13 @@ impl Planner for Scripted {
     fn start(&mut self) -> Result<PlanStep> {
         let partitions = self.words.get(1).and_then(|word| word.parse().ok()).unwrap_or(1);
         match self.words[0].as_str() {
-            "final" => {
-                Ok(PlanStep { stages: vec![self.stage(0, partitions, vec![], true)], small: true, complete: true })
-            }
-            "shuffle" => {
-                Ok(PlanStep { stages: vec![self.stage(0, partitions, vec![], false)], small: false, complete: false })
-            }
+            "final" => Ok(PlanStep {
+                stages: vec![self.stage(0, partitions, vec![], true)],
+                small: true,
+                one_task: true,
+                complete: true,
+            }),
+            "shuffle" => Ok(PlanStep { stages: vec![self.stage(0, partitions, vec![], false)], ..PlanStep::default() }),
             "panic" => panic!("scripted panic"),
             _ => Err(DataFusionError::Plan("scripted error".into())),
         }
@@ -101,7 +102,15 @@ impl Planner for Scripted {
     fn stage_finished(&mut self, stage: StageId, result: StageResult) -> Result<PlanStep> {
         assert!(!self.has("panic"), "scripted panic");
         self.script.results.lock().push(result);
-        Ok(PlanStep { stages: vec![self.stage(stage.0 + 1, 1, vec![stage], true)], small: false, complete: true })
+        Ok(PlanStep {
+            stages: vec![self.stage(stage.0 + 1, 1, vec![stage], true)],
+            complete: true,
+            ..PlanStep::default()
+        })
+    }
+
+    fn spread(&mut self) -> Result<PlanStep> {
+        Ok(PlanStep { stages: vec![self.stage(1, 2, vec![], false)], ..PlanStep::default() })
     }
 }
 

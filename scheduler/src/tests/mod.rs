@@ -5,5 +5,6 @@
 mod failures;
 mod flow;
 mod harness;
+mod plans;
 mod scale;
 mod sessions;

@@ -13,7 +13,7 @@ pub mod planner;
 use std::collections::BTreeMap;
 
 use ballista_core::{ClassifiedError, ErrorClass, ExecutorId, Incarnation, JobId, StageId, TaskId, TaskKey};
-use ballista_scheduler_core::{Effect, Event, Instant64, Limits, OutputStats, State};
+use ballista_scheduler_core::{Effect, Event, Instant64, Limits, OutputStats, PlanReason, State};
 use oracle::{Model, Process, Status};
 use planner::Dag;
 
@@ -55,6 +55,8 @@ pub struct World {
     incarnations: u64,
     pub steps: u64,
     pub launches: u64,
+    /// Jobs that were planned again because their one task ran out of memory.
+    pub replans: u64,
     /// How many jobs ended as finished, failed, cancelled.
     pub ends: [u64; 3],
 }
@@ -88,6 +90,7 @@ impl World {
             incarnations: 0,
             steps: 0,
             launches: 0,
+            replans: 0,
             ends: [0; 3],
         }
     }
@@ -116,10 +119,19 @@ impl World {
         self.model.apply(&event, &effects).map_err(context)?;
         for effect in &effects {
             match effect {
-                Effect::Plan { job, finished } => {
+                Effect::Plan { job, reason } => {
                     let dag = self.dags.get_mut(job).ok_or("a plan for an unknown job")?;
+                    match reason {
+                        PlanReason::Submitted => {}
+                        PlanReason::Finished(finished) => drop(dag.finished.insert(finished.stage)),
+                        PlanReason::OutOfMemory => {
+                            if !dag.start_over(self.steps) {
+                                return Err(format!("{job} is planned a third time"));
+                            }
+                            self.replans += 1;
+                        }
+                    }
                     dag.due += 1;
-                    dag.finished.extend(finished.iter().map(|finished| finished.stage));
                 }
                 Effect::Launch { .. } => self.launches += 1,
                 Effect::JobFinished { .. } => self.ends[0] += 1,
@@ -267,7 +279,10 @@ impl World {
                 task,
                 executor,
                 incarnation,
-                error: ClassifiedError::new(ErrorClass::User, "division by 0"),
+                error: match pick % 2 {
+                    0 => ClassifiedError::new(ErrorClass::User, "division by 0"),
+                    _ => ClassifiedError::new(ErrorClass::Resource, "out of memory"),
+                },
             }
         });
     }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ballista_core::{ErrorClass, ExecutorId, Incarnation, JobId, StageId, TaskKey};
-use ballista_scheduler_core::{Effect, Event, OutputStats, StageSpec};
+use ballista_scheduler_core::{Effect, Event, OutputStats, PlanReason, StageSpec};
 
 use super::RESERVE;
 
@@ -225,7 +225,7 @@ impl Model {
                 let spec = self.jobs[&task.job].specs.get(&task.stage);
                 ensure!(spec.is_some_and(|spec| spec.is_final), "{task} is not of the final stage");
             }
-            Effect::Plan { job, finished: Some(finished) } => {
+            Effect::Plan { job, reason: PlanReason::Finished(finished) } => {
                 let known = self.jobs.get_mut(job).ok_or("a plan for nobody")?;
                 ensure!(known.status == Status::Live, "a plan for {job}, which is over");
                 ensure!(known.finished.insert(finished.stage), "stage {} finished twice", finished.stage);
@@ -276,7 +276,15 @@ impl Model {
                     process.holds.clear();
                 }
             }
-            Effect::Plan { finished: None, .. } => {}
+            Effect::Plan { reason: PlanReason::Submitted, .. } => {}
+            Effect::Plan { job, reason: PlanReason::OutOfMemory } => {
+                let known = self.jobs.get_mut(job).ok_or("a second plan for nobody")?;
+                ensure!(known.status == Status::Live, "a second plan for {job}, which is over");
+                ensure!(known.specs.len() == 1, "a second plan for {job}, which had several stages");
+                let announced = |(key, task): (&TaskKey, &Task)| key.job == *job && task.streamed;
+                ensure!(!self.tasks.iter().any(announced), "a second plan for {job}, whose rows the client reads");
+                known.specs.clear();
+            }
         }
         if let Effect::FreeJob { job, .. } = effect {
             self.jobs.get_mut(job).ok_or("frees nobody")?.status = Status::Over;

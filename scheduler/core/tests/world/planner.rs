@@ -22,6 +22,20 @@ pub struct Dag {
 
 impl Dag {
     pub fn new(seed: u64) -> Self {
+        Self::numbered_from(0, seed)
+    }
+
+    /// Another plan for the same job, with other numbers. `false` if this is the other plan already.
+    pub fn start_over(&mut self, seed: u64) -> bool {
+        const SECOND: u32 = 100;
+        if self.stages.iter().any(|spec| spec.stage >= StageId(SECOND)) {
+            return false;
+        }
+        *self = Self::numbered_from(SECOND, seed);
+        true
+    }
+
+    fn numbered_from(first: u32, seed: u64) -> Self {
         let mut draws = 0;
         let mut draw = |below: u64| {
             draws += 1;
@@ -38,7 +52,7 @@ impl Dag {
             unread.retain(|input| !inputs.contains(input));
             if !adaptive && stage > 0 && draw(3) == 0 {
                 // A shared stage, whose consumers are all known from the start.
-                inputs.push(StageId(draw(u64::from(stage)) as u32));
+                inputs.push(StageId(first + draw(u64::from(stage)) as u32));
             }
             if is_final && inputs.len() > 1 && draw(4) == 0 {
                 // A stage that only the planner reads.
@@ -53,7 +67,7 @@ impl Dag {
             let preferred = (0..draw(u64::from(partitions) + 1))
                 .map(|_| (0..draw(3)).map(|_| (executor(draw(EXECUTORS + 1)), draw(50))).collect())
                 .collect();
-            let stage = StageId(stage);
+            let stage = StageId(first + stage);
             unread.insert(stage);
             stages.push(StageSpec { stage, partitions, slicing, inputs, row_limit, is_final, preferred });
         }
