@@ -6,8 +6,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{SchemaRef, UInt64Type};
 use ballista_core::PROTOCOL_VERSION;
+use ballista_plan::write::count_batch;
 use ballista_proto as proto;
 use bytes::Bytes;
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -22,7 +24,7 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream,
 };
-use futures::{FutureExt, StreamExt, TryStreamExt};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 
 use crate::cluster::{Cluster, SessionLease};
@@ -35,6 +37,7 @@ pub struct DistributedQueryExec {
     cluster: Arc<Cluster>,
     plan: Bytes,
     settings: Arc<[proto::Setting]>,
+    counts_writes: bool,
     session_id: String,
     session: Option<SessionLease>,
     properties: Arc<PlanProperties>,
@@ -51,6 +54,8 @@ pub(crate) struct Query {
     pub(crate) schema: SchemaRef,
     /// Order of its rows.
     pub(crate) ordering: Option<LexOrdering>,
+    /// The rows are numbers of rows that tasks have written; their sum is the result.
+    pub(crate) counts_writes: bool,
     /// Under which the cluster knows the session.
     pub(crate) session_id: String,
     pub(crate) session: Option<SessionLease>,
@@ -67,6 +72,7 @@ impl DistributedQueryExec {
             cluster,
             plan: query.plan,
             settings: query.settings,
+            counts_writes: query.counts_writes,
             session_id: query.session_id,
             session: query.session,
             properties: Arc::new(properties),
@@ -80,7 +86,11 @@ impl DistributedQueryExec {
         self.summary.lock().clone()
     }
 
-    fn request(&self) -> proto::ExecuteRequest {
+    pub(crate) fn cluster(&self) -> &Arc<Cluster> {
+        &self.cluster
+    }
+
+    pub(crate) fn request(&self) -> proto::ExecuteRequest {
         proto::ExecuteRequest {
             protocol_version: PROTOCOL_VERSION,
             datafusion_version: datafusion::DATAFUSION_VERSION.to_owned(),
@@ -88,6 +98,11 @@ impl DistributedQueryExec {
             plan: self.plan.clone(),
             settings: self.settings.to_vec(),
         }
+    }
+
+    /// What keeps the session findable for as long as somebody asks the cluster about the plan.
+    pub(crate) fn lease(&self) -> Option<SessionLease> {
+        self.session.clone()
     }
 
     fn on_finished(&self) -> OnFinished {
@@ -103,6 +118,14 @@ impl DistributedQueryExec {
     }
 }
 
+async fn sum_of_counts(rows: impl Stream<Item = Result<RecordBatch>>) -> Result<RecordBatch> {
+    let add = |sum: u64, batch: RecordBatch| async move {
+        let counts = batch.column(0).as_primitive::<UInt64Type>();
+        Ok(sum + arrow::compute::sum(counts).unwrap_or(0))
+    };
+    count_batch(rows.try_fold(0, add).await?)
+}
+
 impl fmt::Debug for DistributedQueryExec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DistributedQueryExec").field("cluster", &self.cluster.name()).finish_non_exhaustive()
@@ -110,7 +133,10 @@ impl fmt::Debug for DistributedQueryExec {
 }
 
 impl DisplayAs for DistributedQueryExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
+    fn fmt_as(&self, format: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
+        if format == DisplayFormatType::TreeRender {
+            return writeln!(f, "cluster={}", self.cluster.name());
+        }
         write!(f, "DistributedQueryExec: cluster={}", self.cluster.name())?;
         if let Some(ordering) = self.properties.output_ordering() {
             write!(f, ", ordering=[{ordering}]")?;
@@ -165,6 +191,10 @@ impl ExecutionPlan for DistributedQueryExec {
         };
         let baseline = BaselineMetrics::new(&self.metrics, partition);
         let rows = submit(self.request(), job).into_stream().try_flatten();
+        let rows = match self.counts_writes {
+            true => futures::stream::once(sum_of_counts(rows)).boxed(),
+            false => rows.boxed(),
+        };
         let rows = rows.map(move |batch| batch.record_output(&baseline));
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
     }

@@ -16,14 +16,16 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use ballista_plan::config::settings_of;
+use ballista_plan::write::WriteExec;
 use ballista_proto as proto;
 use bytes::Bytes;
 use datafusion::catalog::Session;
+use datafusion::common::format::ExplainFormat;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::config::ConfigOptions;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::context::QueryPlanner;
-use datafusion::logical_expr::{LogicalPlan, WriteOp};
+use datafusion::logical_expr::{Explain, LogicalPlan, WriteOp};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::analyze::AnalyzeExec;
 use parking_lot::Mutex;
@@ -32,8 +34,9 @@ use crate::cluster::Cluster;
 use crate::config::plan_codec;
 use crate::endpoint::PLAN_BYTES;
 use crate::exec::{DistributedQueryExec, Query};
+use crate::explain::{Distributed, explained};
 use crate::initial::{PlanningSession, initial_plan};
-use crate::split::{Sink, culprit, global_ordering, stack_for, with_children};
+use crate::split::{Sink, cluster_write, culprit, global_ordering, stack_for, with_children};
 
 /// A session's planner: distributes what can be, leaves the rest to the planner that the session had before.
 #[derive(Debug)]
@@ -103,6 +106,9 @@ impl BallistaQueryPlanner {
             };
         }
         let plan = initial_plan(&planned).cloned().unwrap_or(planned);
+        if let Some(write) = cluster_write(&plan)? {
+            return Ok(self.ship(&write, session));
+        }
         match Sink::of(&plan, matches!(logical, LogicalPlan::Dml(_) | LogicalPlan::Copy(_)))? {
             None => Ok(self.ship(&plan, session)),
             Some(sink) => match self.ship(sink.input(), session) {
@@ -110,6 +116,26 @@ impl BallistaQueryPlanner {
                 Err(unshippable) => Ok(Err(unshippable)),
             },
         }
+    }
+
+    /// What an `EXPLAIN` shows beside DataFusion's rows; nothing if it asks for none of it, or cannot be planned.
+    async fn distributed_plan(&self, explain: &Explain, session: &dyn Session) -> Result<Option<Distributed>> {
+        if explain.explain_format == ExplainFormat::PostgresJSON
+            || !explain.logical_optimization_succeeded
+            || session.config_options().explain.logical_plan_only
+        {
+            return Ok(None);
+        }
+        if let Some(reason) = stays_here(&explain.plan)? {
+            return Ok(Some(Distributed::Nothing { reason: reason.to_owned() }));
+        }
+        let planning = PlanningSession::new(session, Arc::clone(&self.inner));
+        // DataFusion's own rows say what is wrong.
+        let Ok(planned) = planning.plan(&explain.plan).await else { return Ok(None) };
+        Ok(Some(match self.distribute(planned, &explain.plan, session)? {
+            Ok(plan) => Distributed::Plan(plan),
+            Err(Unshippable { node, reason }) => Distributed::Nothing { reason: format!("{node}: {reason}") },
+        }))
     }
 
     fn ship(
@@ -132,6 +158,7 @@ impl BallistaQueryPlanner {
             settings: self.settings(session),
             schema: plan.schema(),
             ordering: global_ordering(plan),
+            counts_writes: WriteExec::is_in(plan),
             session_id,
             session: lease,
         };
@@ -146,7 +173,14 @@ impl QueryPlanner for BallistaQueryPlanner {
         logical: &LogicalPlan,
         session: &dyn Session,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        if stays_here(logical)? {
+        if let LogicalPlan::Explain(explain) = logical {
+            let local = self.inner.create_physical_plan(logical, session).await?;
+            return match self.distributed_plan(explain, session).await? {
+                Some(distributed) => Ok(explained(explain, local, distributed)),
+                None => Ok(local),
+            };
+        }
+        if stays_here(logical)?.is_some() {
             return self.inner.create_physical_plan(logical, session).await;
         }
         let planned = PlanningSession::new(session, Arc::clone(&self.inner)).plan(logical).await?;
@@ -161,15 +195,16 @@ impl QueryPlanner for BallistaQueryPlanner {
     }
 }
 
-/// Statements that concern the client itself: its catalog, its tables' metadata, the plan of a query.
-fn stays_here(logical: &LogicalPlan) -> Result<bool> {
+/// Why a statement concerns the client itself, if it does: its catalog, its tables' metadata, the plan of a query.
+fn stays_here(logical: &LogicalPlan) -> Result<Option<&'static str>> {
     Ok(match logical {
         LogicalPlan::Explain(_) | LogicalPlan::DescribeTable(_) | LogicalPlan::Ddl(_) | LogicalPlan::Statement(_) => {
-            true
+            Some("it concerns the session itself")
         }
-        // The table's own provider does all the work.
-        LogicalPlan::Dml(dml) => matches!(dml.op, WriteOp::Delete | WriteOp::Update | WriteOp::Truncate),
-        _ => reads_only_information_schema(logical)?,
+        LogicalPlan::Dml(dml) if matches!(dml.op, WriteOp::Delete | WriteOp::Update | WriteOp::Truncate) => {
+            Some("the table's own provider does all the work")
+        }
+        _ => reads_only_information_schema(logical)?.then_some("it reads nothing but information_schema"),
     })
 }
 

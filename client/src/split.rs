@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use ballista_plan::write::WriteExec;
 use datafusion::datasource::sink::DataSinkExec;
 use datafusion::error::Result;
 use datafusion::physical_expr::LexOrdering;
@@ -54,6 +55,12 @@ impl Sink {
     pub(crate) fn over(self, input: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn ExecutionPlan>> {
         self.nodes.into_iter().rev().try_fold(input, |input, node| with_children(node, vec![input]))
     }
+}
+
+/// `plan` as a write by the cluster's tasks, if its sink is one that they know.
+pub(crate) fn cluster_write(plan: &Arc<dyn ExecutionPlan>) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+    let write = WriteExec::of(&below_subqueries(plan)?)?;
+    Ok(write.map(|write| Arc::new(write) as _))
 }
 
 /// Scalar subqueries are planned at the root; if that is above a sink, they belong below it, to the rows' query.

@@ -4,10 +4,12 @@
 //! * [`ids`]: newtype ids, validated where they enter the system, so that no name ever becomes a path.
 //! * [`config`]: the one registry of `ballista.*` session keys.
 //! * [`error`]: the error class that decides what the scheduler does about a failure.
+//! * [`units`]: bytes and times as people read them.
 
 pub mod config;
 pub mod error;
 pub mod ids;
+pub mod units;
 
 pub use config::BallistaConfig;
 pub use error::{ClassifiedError, ErrorClass};

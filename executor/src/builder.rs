@@ -31,9 +31,6 @@ use crate::session::{self, ExecutorStatus, Signals};
 /// Launches name every output they read, and statuses every bucket they wrote.
 const MAX_MESSAGE_BYTES: usize = 256 << 20;
 
-/// Port of the data service unless configured.
-pub const DEFAULT_PORT: u16 = 50051;
-
 /// Port of the scheduler unless configured.
 pub const DEFAULT_SCHEDULER_PORT: u16 = 50050;
 
@@ -272,6 +269,7 @@ impl ExecutorBuilder {
         let status = ExecutorStatus { address: life.address.clone(), registered: false };
         let signals = Signals {
             drain: CancellationToken::new(),
+            leave: CancellationToken::new(),
             kill: CancellationToken::new(),
             status: watch::Sender::new(status),
         };

@@ -53,6 +53,7 @@ pub mod provider;
 mod runner;
 mod service;
 mod session;
+mod writes;
 
 pub use builder::ExecutorBuilder;
 pub use error::ExecutorError;

@@ -29,6 +29,7 @@ use crate::error::{ExecutorError, Result};
 use crate::outbox::Outbox;
 use crate::plans::PlanCache;
 use crate::provider::SessionProvider;
+use crate::writes::Writes;
 use crate::runner::{TaskEnv, TaskRunner};
 use crate::service::{DataService, Transport};
 
@@ -84,6 +85,7 @@ pub(crate) struct Life {
     results: Arc<ResultStreams>,
     released: Arc<Notify>,
     disk: Arc<DiskManager>,
+    writes: Arc<Writes>,
     services: SetOnce<Services>,
 }
 
@@ -115,6 +117,7 @@ impl Life {
             results: ResultStreams::new(),
             released: Arc::default(),
             disk: Arc::new(disk),
+            writes: Arc::new(Writes::new(tokio::runtime::Handle::current())),
             services: SetOnce::new(),
         })
     }
@@ -144,6 +147,7 @@ impl Life {
             outbox: Arc::clone(&self.outbox),
             runtime: Arc::clone(&shared.runtime),
             disk: Arc::clone(&self.disk),
+            writes: Arc::clone(&self.writes),
             released: Arc::clone(&self.released),
         });
         let data = DataService::start(&shared.transport, &shared.host, shared.port, server)?;
@@ -168,7 +172,7 @@ impl Life {
         loop {
             services.runner.idle().await;
             self.outbox.all_acked().await;
-            if self.store.stats().outputs == 0 && self.results.is_empty() {
+            if self.store.stats().outputs == 0 && self.results.is_empty() && self.writes.is_empty() {
                 return;
             }
             self.released.notified().await;

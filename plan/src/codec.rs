@@ -1,40 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Plans to bytes and back.
 //!
-//! `datafusion-proto` does the work; [`PlanCodec`] adds our exchange reader, nodes of the application's own codec, and
-//! what `datafusion-proto` loses: a leaf that has something of it is wrapped in an extension node that puts it back.
-//!
-//! * Of file scans: compression, order of files, CSV line terminator.
-//! * Of `generate_series` and `range`: that no column is wanted, as for `count(*)`.
+//! `datafusion-proto` does the work; [`PlanCodec`] adds our exchange reader and nodes of the application's own codec.
+//! What `datafusion-proto` loses is added by [`crate::lost`], and [`crate::convert`] sees to it that depth is no limit.
 
 use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use arrow::datatypes::Schema;
 use ballista_core::StageId;
 use ballista_proto as proto;
-use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
-use datafusion::datasource::physical_plan::{CsvSource, FileScanConfig, FileScanConfigBuilder};
-use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
-use datafusion::logical_expr::{AggregateUDF, ScalarUDF, WindowUDF};
-use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
-use datafusion::physical_plan::ExecutionPlan;
-use datafusion::physical_plan::projection::ProjectionExec;
-use datafusion_proto::physical_plan::from_proto::parse_physical_expr_with_converter;
-use datafusion_proto::physical_plan::to_proto::serialize_physical_expr_with_converter;
-use datafusion_proto::physical_plan::{
-    DefaultPhysicalExtensionCodec, PhysicalExtensionCodec, PhysicalPlanDecodeContext, PhysicalPlanNodeExt,
-    PhysicalProtoConverterExtension,
+use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, WindowUDF};
+use datafusion::physical_expr::equivalence::{EquivalenceClass, EquivalenceGroup};
+use datafusion::physical_expr::expressions::{Literal, lit};
+use datafusion::physical_expr::{
+    AcrossPartitions, ConstExpr, EquivalenceProperties, LexOrdering, PhysicalExpr, PhysicalSortExpr,
 };
-use datafusion_proto::protobuf::{GenerateSeriesNode, PhysicalExprNode, PhysicalPlanNode, Schema as ProtoSchema};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion_proto::physical_plan::{
+    DefaultPhysicalExtensionCodec, PhysicalExtensionCodec, PhysicalPlanDecodeContext, PhysicalProtoConverterExtension,
+};
+use datafusion_proto::protobuf::{PhysicalExprNode, PhysicalPlanNode, Schema as ProtoSchema};
 use prost::Message;
 use prost::bytes::Bytes;
 
+use crate::convert::Converter;
+use crate::lost::restore;
 use crate::reader::{ExchangeStatistics, ShuffleReaderExec};
-use crate::slice::file_scan;
+use crate::write::WriteExec;
 use crate::stage::{OutputPartitioning, StageOutput, StagePlan};
 
 /// Encodes and decodes plans of a session; `user` handles what only the application knows.
@@ -63,14 +59,14 @@ impl PlanCodec {
 
     /// Encodes a plan; an error names the node that cannot leave the process.
     pub fn encode(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<Bytes> {
-        let node = Converter.execution_plan_to_proto(plan, self)?;
+        let node = Converter::default().execution_plan_to_proto(plan, self)?;
         Ok(node.encode_to_vec().into())
     }
 
     /// Decodes a plan, finding functions in `context`.
     pub fn decode(&self, bytes: &[u8], context: &TaskContext) -> Result<Arc<dyn ExecutionPlan>> {
         let node = PhysicalPlanNode::decode(bytes).map_err(|error| corrupt("plan", &error))?;
-        Converter.proto_to_execution_plan(&node, &PhysicalPlanDecodeContext::new(context, self))
+        Converter::default().proto_to_execution_plan(&node, &PhysicalPlanDecodeContext::new(context, self))
     }
 
     /// Encodes a stage.
@@ -142,7 +138,7 @@ impl PlanCodec {
     }
 
     fn encode_expr(&self, expr: &Arc<dyn PhysicalExpr>) -> Result<Bytes> {
-        Ok(serialize_physical_expr_with_converter(expr, self, &Converter)?.encode_to_vec().into())
+        Ok(Converter::default().physical_expr_to_proto(expr, self)?.encode_to_vec().into())
     }
 
     fn encode_exprs(&self, exprs: &[Arc<dyn PhysicalExpr>]) -> Result<Vec<Bytes>> {
@@ -165,7 +161,7 @@ impl PlanCodec {
 
     fn decode_expr(&self, bytes: &[u8], schema: &Schema, context: &TaskContext) -> Result<Arc<dyn PhysicalExpr>> {
         let node = PhysicalExprNode::decode(bytes).map_err(|error| corrupt("expression", &error))?;
-        parse_physical_expr_with_converter(&node, schema, &PhysicalPlanDecodeContext::new(context, self), &Converter)
+        Converter::default().proto_to_physical_expr(&node, schema, &PhysicalPlanDecodeContext::new(context, self))
     }
 
     fn decode_exprs(
@@ -207,7 +203,43 @@ impl PlanCodec {
             rows: statistics.rows.map(|rows| rows as u64),
             bytes: statistics.bytes.map(|bytes| bytes as u64),
             exact: statistics.exact,
+            equivalences: self.encode_equivalences(reader.properties().equivalence_properties())?,
         })
+    }
+
+    fn encode_equivalences(&self, equivalences: &EquivalenceProperties) -> Result<Vec<proto::EquivalenceClass>> {
+        let constants = equivalences.constants();
+        let encode = |class: &EquivalenceClass| {
+            let constant = constants.iter().find(|constant| class.contains(&constant.expr));
+            let value = match constant.map(|constant| &constant.across_partitions) {
+                Some(AcrossPartitions::Uniform(Some(value))) => self.encode_expr(&lit(value.clone()))?,
+                _ => Bytes::new(),
+            };
+            let exprs = class.iter().map(|expr| self.encode_expr(expr)).collect::<Result<_>>()?;
+            Ok(proto::EquivalenceClass { exprs, constant: constant.is_some(), value })
+        };
+        equivalences.eq_group().iter().map(encode).collect()
+    }
+
+    fn decode_equivalences(
+        &self,
+        classes: &[proto::EquivalenceClass],
+        schema: &Arc<Schema>,
+        context: &TaskContext,
+    ) -> Result<EquivalenceProperties> {
+        let mut equivalences = EquivalenceProperties::new(Arc::clone(schema));
+        for class in classes {
+            let exprs = self.decode_exprs(&class.exprs, schema, context)?;
+            if class.constant {
+                let value = (!class.value.is_empty()).then(|| self.decode_expr(&class.value, schema, context));
+                let value = value.transpose()?;
+                let value = value.and_then(|value| Some(value.downcast_ref::<Literal>()?.value().clone()));
+                let constant = |expr| ConstExpr::new(Arc::clone(expr), AcrossPartitions::Uniform(value.clone()));
+                equivalences.add_constants(exprs.iter().map(constant))?;
+            }
+            equivalences.add_equivalence_group(EquivalenceGroup::new([EquivalenceClass::new(exprs)]))?;
+        }
+        Ok(equivalences)
     }
 
     fn decode_reader(&self, node: &proto::ShuffleReaderNode, context: &TaskContext) -> Result<ShuffleReaderExec> {
@@ -220,7 +252,9 @@ impl PlanCodec {
             bytes: node.bytes.map(|bytes| bytes as usize),
             exact: node.exact,
         };
-        let mut reader = ShuffleReaderExec::new(StageId(node.stage), Arc::clone(&schema), ranges, statistics);
+        let equivalences = self.decode_equivalences(&node.equivalences, &schema, context)?;
+        let mut reader = ShuffleReaderExec::new(StageId(node.stage), Arc::clone(&schema), ranges, statistics)
+            .with_equivalences(equivalences);
         if node.broadcast {
             return Ok(reader.with_broadcast());
         }
@@ -246,15 +280,15 @@ impl PhysicalExtensionCodec for PlanCodec {
         let message = proto::PlanNode::decode(buf).map_err(|error| corrupt("plan node", &error))?;
         match message.node.ok_or_else(|| missing("plan node"))? {
             Node::Reader(reader) => Ok(Arc::new(self.decode_reader(&reader, ctx)?)),
-            Node::FileScan(fields) => {
-                let scan = inputs.first().and_then(file_scan).ok_or_else(|| missing("file scan"))?;
-                restore_scan_fields(scan, &fields)
+            lost @ (Node::FileScan(_) | Node::NoColumns(_) | Node::Limit(_)) => restore(&lost, inputs),
+            Node::Write(write) => {
+                let input = inputs.first().ok_or_else(|| missing("input of a write"))?;
+                let template = PhysicalPlanNode::decode(write.sink).map_err(|error| corrupt("sink", &error))?;
+                let context = PhysicalPlanDecodeContext::new(ctx, self);
+                let template = converter.proto_to_execution_plan(&template, &context)?;
+                Ok(Arc::new(WriteExec::try_new(template, Arc::clone(input))?))
             }
-            Node::NoColumns(_) => {
-                let series = inputs.first().ok_or_else(|| missing("series"))?;
-                let none: [(Arc<dyn PhysicalExpr>, String); 0] = [];
-                Ok(Arc::new(ProjectionExec::try_new(none, Arc::clone(series))?))
-            }
+            Node::Nested(_) => Err(missing("plan around a nested one")),
             Node::User(bytes) => self.user.try_decode(&bytes, inputs, ctx, converter),
         }
     }
@@ -268,6 +302,9 @@ impl PhysicalExtensionCodec for PlanCodec {
         use proto::plan_node::Node;
         let node = if let Some(reader) = plan.downcast_ref::<ShuffleReaderExec>() {
             Node::Reader(self.encode_reader(reader)?)
+        } else if let Some(write) = plan.downcast_ref::<WriteExec>() {
+            let sink = converter.execution_plan_to_proto(write.template(), self)?;
+            Node::Write(proto::WriteNode { sink: sink.encode_to_vec().into() })
         } else {
             let mut bytes = Vec::new();
             self.user.try_encode(plan, &mut bytes, converter)?;
@@ -302,13 +339,25 @@ impl PhysicalExtensionCodec for PlanCodec {
         self.user.try_encode_udwf(node, buf)
     }
 
+    fn try_decode_higher_order_function(&self, name: &str, buf: &[u8]) -> Result<Arc<HigherOrderUDF>> {
+        self.user.try_decode_higher_order_function(name, buf)
+    }
+
+    fn try_encode_higher_order_function(&self, node: &HigherOrderUDF, buf: &mut Vec<u8>) -> Result<()> {
+        self.user.try_encode_higher_order_function(node, buf)
+    }
+
     fn try_decode_expr(
         &self,
         buf: &[u8],
         inputs: &[Arc<dyn PhysicalExpr>],
         ctx: &datafusion::physical_expr_common::physical_expr::proto_decode::PhysicalExprDecodeCtx<'_>,
     ) -> Result<Arc<dyn PhysicalExpr>> {
-        self.user.try_decode_expr(buf, inputs, ctx)
+        let message = proto::ExprNode::decode(buf).map_err(|error| corrupt("expression", &error))?;
+        match message.expr {
+            Some(proto::expr_node::Expr::User(bytes)) => self.user.try_decode_expr(&bytes, inputs, ctx),
+            _ => Err(missing("expression")),
+        }
     }
 
     fn try_encode_expr(
@@ -317,119 +366,12 @@ impl PhysicalExtensionCodec for PlanCodec {
         buf: &mut Vec<u8>,
         ctx: &datafusion::physical_expr_common::physical_expr::proto_encode::PhysicalExprEncodeCtx<'_>,
     ) -> Result<()> {
-        self.user.try_encode_expr(node, buf, ctx)
+        let mut bytes = Vec::new();
+        self.user.try_encode_expr(node, &mut bytes, ctx)?;
+        proto::ExprNode { expr: Some(proto::expr_node::Expr::User(bytes.into())) }
+            .encode(buf)
+            .map_err(|error| DataFusionError::Internal(format!("encoding an expression: {error}")))
     }
-}
-
-/// Wraps the scans that `datafusion-proto` would encode incompletely.
-struct Converter;
-
-impl PhysicalProtoConverterExtension for Converter {
-    fn proto_to_execution_plan(
-        &self,
-        proto: &PhysicalPlanNode,
-        ctx: &PhysicalPlanDecodeContext<'_>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        proto.try_into_physical_plan_with_context(ctx, self)
-    }
-
-    fn execution_plan_to_proto(
-        &self,
-        plan: &Arc<dyn ExecutionPlan>,
-        codec: &dyn PhysicalExtensionCodec,
-    ) -> Result<PhysicalPlanNode> {
-        use datafusion_proto::protobuf::PhysicalExtensionNode;
-        use datafusion_proto::protobuf::physical_plan_node::PhysicalPlanType;
-        use proto::plan_node::Node;
-        let mut inner = PhysicalPlanNode::try_from_physical_plan_with_converter(Arc::clone(plan), codec, self)?;
-        let lost = if let Some(PhysicalPlanType::GenerateSeries(series)) = &mut inner.physical_plan_type {
-            restore_series_column(series)?.then_some(Node::NoColumns(proto::NoColumnsNode {}))
-        } else {
-            file_scan(plan).and_then(lost_scan_fields).map(Node::FileScan)
-        };
-        let Some(lost) = lost else { return Ok(inner) };
-        let node = proto::PlanNode { node: Some(lost) };
-        Ok(PhysicalPlanNode {
-            physical_plan_type: Some(PhysicalPlanType::Extension(PhysicalExtensionNode {
-                node: node.encode_to_vec(),
-                inputs: vec![inner],
-            })),
-        })
-    }
-
-    fn proto_to_physical_expr(
-        &self,
-        proto: &PhysicalExprNode,
-        input_schema: &Schema,
-        ctx: &PhysicalPlanDecodeContext<'_>,
-    ) -> Result<Arc<dyn PhysicalExpr>> {
-        parse_physical_expr_with_converter(proto, input_schema, ctx, self)
-    }
-
-    fn physical_expr_to_proto(
-        &self,
-        expr: &Arc<dyn PhysicalExpr>,
-        codec: &dyn PhysicalExtensionCodec,
-    ) -> Result<PhysicalExprNode> {
-        serialize_physical_expr_with_converter(expr, codec, self)
-    }
-}
-
-/// A series without columns gets the one back that it is made of. Whether it had none.
-fn restore_series_column(series: &mut GenerateSeriesNode) -> Result<bool> {
-    use datafusion_proto::protobuf::generate_series_node::Args;
-    if series.schema.as_ref().is_none_or(|schema| !schema.columns.is_empty()) {
-        return Ok(false);
-    }
-    let data_type = match &series.args {
-        Some(Args::TimestampArgs(args)) => DataType::Timestamp(TimeUnit::Nanosecond, args.tz.as_deref().map(Arc::from)),
-        Some(Args::DateArgs(_)) => DataType::Timestamp(TimeUnit::Nanosecond, None),
-        Some(Args::Int64Args(_) | Args::ContainsNull(_)) | None => DataType::Int64,
-    };
-    series.schema = Some((&Schema::new(vec![Field::new("value", data_type, true)])).try_into()?);
-    Ok(true)
-}
-
-fn csv_source(scan: &FileScanConfig) -> Option<&CsvSource> {
-    let source: &dyn std::any::Any = scan.file_source().as_ref();
-    source.downcast_ref::<CsvSource>()
-}
-
-fn lost_scan_fields(scan: &FileScanConfig) -> Option<proto::FileScanNode> {
-    let fields = proto::FileScanNode {
-        compression: compression_name(scan.file_compression_type).to_owned(),
-        preserve_order: scan.preserve_order,
-        csv_terminator: csv_source(scan).and_then(CsvSource::terminator).map(u32::from),
-    };
-    let is_default = fields.compression.is_empty() && !fields.preserve_order && fields.csv_terminator.is_none();
-    (!is_default).then_some(fields)
-}
-
-fn restore_scan_fields(scan: &FileScanConfig, fields: &proto::FileScanNode) -> Result<Arc<dyn ExecutionPlan>> {
-    let mut builder = FileScanConfigBuilder::from(scan.clone())
-        .with_preserve_order(fields.preserve_order)
-        .with_file_compression_type(compression_of(&fields.compression)?);
-    if let (Some(terminator), Some(csv)) = (fields.csv_terminator, csv_source(scan)) {
-        builder = builder.with_source(Arc::new(csv.with_terminator(u8::try_from(terminator).ok())));
-    }
-    Ok(DataSourceExec::from_data_source(builder.build()))
-}
-
-const COMPRESSIONS: [(&str, FileCompressionType); 5] = [
-    ("", FileCompressionType::UNCOMPRESSED),
-    ("gzip", FileCompressionType::GZIP),
-    ("bzip2", FileCompressionType::BZIP2),
-    ("xz", FileCompressionType::XZ),
-    ("zstd", FileCompressionType::ZSTD),
-];
-
-fn compression_name(compression: FileCompressionType) -> &'static str {
-    COMPRESSIONS.iter().find(|(_, known)| *known == compression).map_or("", |(name, _)| name)
-}
-
-fn compression_of(name: &str) -> Result<FileCompressionType> {
-    let known = COMPRESSIONS.iter().find(|(known, _)| *known == name);
-    known.map(|(_, compression)| *compression).ok_or_else(|| missing("file compression"))
 }
 
 /// Encodes columns of equal length as an Arrow IPC stream with one batch.
@@ -460,7 +402,7 @@ pub fn decode_batches(bytes: &[u8]) -> Result<Vec<RecordBatch>> {
     reader.map(|batch| batch.map_err(DataFusionError::from)).collect()
 }
 
-fn corrupt(what: &str, error: &prost::DecodeError) -> DataFusionError {
+pub(crate) fn corrupt(what: &str, error: &prost::DecodeError) -> DataFusionError {
     DataFusionError::Internal(format!("decoding a {what}: {error}"))
 }
 

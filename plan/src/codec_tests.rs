@@ -59,11 +59,21 @@ fn every_field_of_a_hash_join_arrives() {
     {
         for equality in [NullEquality::NullEqualsNull, NullEquality::NullEqualsNothing] {
             for mode in [PartitionMode::CollectLeft, PartitionMode::Partitioned] {
-                let join =
-                    HashJoinExec::try_new(scan(), scan(), on(), None, &join_type, projection.clone(), mode, equality, false);
+                let join = HashJoinExec::try_new(
+                    scan(),
+                    scan(),
+                    on(),
+                    None,
+                    &join_type,
+                    projection.clone(),
+                    mode,
+                    equality,
+                    false,
+                );
                 let join = join.unwrap().with_fetch(Some(7)).unwrap();
                 let back = there_and_back(Arc::clone(&join));
-                let (join, back) = (join.downcast_ref::<HashJoinExec>().unwrap(), back.downcast_ref::<HashJoinExec>().unwrap());
+                let (join, back) =
+                    (join.downcast_ref::<HashJoinExec>().unwrap(), back.downcast_ref::<HashJoinExec>().unwrap());
                 assert_eq!(back.null_equality(), equality);
                 assert_eq!((back.join_type(), back.partition_mode(), back.fetch()), (&join_type, &mode, Some(7)));
                 assert_eq!((back.schema(), &back.projection), (join.schema(), &join.projection));
@@ -105,15 +115,16 @@ async fn order_and_limit_of_a_file_scan_arrive() {
     let plan = context.sql("SELECT k, t FROM c").await.unwrap().create_physical_plan().await.unwrap();
     let scan = file_scan(&plan).unwrap();
     let ordering = LexOrdering::new([key("k", SortOptions::new(false, false))]).unwrap();
-    for preserve_order in [true, false] {
+    // An order that is claimed must be kept, one that is not claimed may have to be.
+    for (orderings, preserve_order) in [(vec![ordering], true), (vec![], true), (vec![], false)] {
         let config = FileScanConfigBuilder::from(scan.clone())
-            .with_output_ordering(vec![ordering.clone()])
+            .with_output_ordering(orderings.clone())
             .with_limit(Some(3))
             .with_preserve_order(preserve_order)
             .build();
         let back = there_and_back(DataSourceExec::from_data_source(config));
         let back = file_scan(&back).unwrap();
-        assert_eq!(back.output_ordering, std::slice::from_ref(&ordering));
+        assert_eq!(back.output_ordering, orderings);
         assert_eq!((back.limit, back.preserve_order), (Some(3), preserve_order));
     }
 }
@@ -145,8 +156,11 @@ fn depth_is_no_limit() {
     let mut expr = col("k", &schema()).unwrap();
     let depth = 1000;
     for level in 0..depth {
-        let operator =
-            if level % 2 == 0 { datafusion::logical_expr::Operator::Plus } else { datafusion::logical_expr::Operator::Minus };
+        let operator = if level % 2 == 0 {
+            datafusion::logical_expr::Operator::Plus
+        } else {
+            datafusion::logical_expr::Operator::Minus
+        };
         expr = binary(expr, operator, lit(1_i64), &schema()).unwrap();
     }
     let mut plan = scan();
@@ -189,8 +203,12 @@ fn stages_and_readers_arrive() {
         StageOutput::Result { ordered: false },
         StageOutput::Scalar,
     ];
-    let readers =
-        [reader(), reader().with_hash_keys(keys.clone()), reader().with_ordering(ordering.clone()), reader().with_broadcast()];
+    let readers = [
+        reader(),
+        reader().with_hash_keys(keys.clone()),
+        reader().with_ordering(ordering.clone()),
+        reader().with_broadcast(),
+    ];
     let codec = PlanCodec::default();
     for output in outputs {
         for reader in readers.clone() {

@@ -4,9 +4,10 @@
 //! * [`config`]: `ballista.*` keys inside a DataFusion `SessionConfig`, and settings as text.
 //! * [`stage`]: [`stage::StagePlan`], what the tasks of a stage run and how their rows are partitioned.
 //! * [`reader`]: [`reader::ShuffleReaderExec`], the leaf that stands for an exchange.
+//! * [`equivalences`]: what is known to be equal or constant in the rows of an exchange.
 //! * [`slice`]: restricts a stage's plan to the partitions of one task.
 //! * [`task`]: from encoded stage bytes to a plan instance ready to run.
-//! * [`codec`]: plans to bytes and back, without the losses of `datafusion-proto`.
+//! * [`codec`]: plans to bytes and back, without the losses of `datafusion-proto` (`lost`) and of any depth (`convert`).
 //!
 //! *Invariant:* a plan instance is executed at most once. DataFusion keeps state in plan nodes (a hash join's build
 //! side, dynamic filters, counters of partitions), so a task decodes its plan afresh, restricts the leaves to its
@@ -17,11 +18,15 @@ pub mod codec;
 mod codec_tests;
 pub mod config;
 pub mod context;
+mod convert;
+pub mod equivalences;
+mod lost;
 pub mod reader;
 pub mod slice;
 #[cfg(test)]
 mod slice_tests;
 pub mod stage;
 pub mod task;
+pub mod write;
 #[cfg(test)]
 mod task_tests;

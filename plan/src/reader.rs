@@ -78,9 +78,16 @@ impl ShuffleReaderExec {
         Self { properties: properties(equivalences, partitioning), ..self }
     }
 
+    /// Claims what is equal or constant in all rows (see [`crate::equivalences`]); to be called before other claims.
+    pub fn with_equivalences(self, equivalences: EquivalenceProperties) -> Self {
+        let partitioning = self.properties.output_partitioning().clone();
+        Self { properties: properties(equivalences, partitioning), ..self }
+    }
+
     /// Claims that every partition is one run sorted by `ordering`.
     pub fn with_ordering(self, ordering: LexOrdering) -> Self {
-        let equivalences = EquivalenceProperties::new_with_orderings(self.schema(), [ordering]);
+        let mut equivalences = self.properties.equivalence_properties().clone();
+        equivalences.add_ordering(ordering);
         let partitioning = self.properties.output_partitioning().clone();
         Self { properties: properties(equivalences, partitioning), ..self }
     }
@@ -88,7 +95,8 @@ impl ShuffleReaderExec {
     /// The one partition holds everything, and is fetched and decoded once per executor.
     pub fn with_broadcast(self) -> Self {
         let all = self.all_buckets();
-        let equivalences = EquivalenceProperties::new(self.schema());
+        let mut equivalences = self.properties.equivalence_properties().clone();
+        equivalences.clear_orderings();
         let properties = properties(equivalences, Partitioning::UnknownPartitioning(1));
         Self { broadcast: true, ranges: vec![all], properties, ..self }
     }
@@ -101,11 +109,10 @@ impl ShuffleReaderExec {
     /// The same exchange read in other ranges. Hash keys stay claimed, an ordering only if no two buckets are joined.
     pub fn with_ranges(self, ranges: Vec<Range<u32>>) -> Self {
         let joins_buckets = ranges.iter().any(|range| range.len() > 1);
-        let equivalences = if joins_buckets {
-            EquivalenceProperties::new(self.schema())
-        } else {
-            self.properties.equivalence_properties().clone()
-        };
+        let mut equivalences = self.properties.equivalence_properties().clone();
+        if joins_buckets {
+            equivalences.clear_orderings();
+        }
         let partitioning = match self.properties.output_partitioning() {
             Partitioning::Hash(keys, _) => Partitioning::Hash(keys.clone(), ranges.len()),
             _ => Partitioning::UnknownPartitioning(ranges.len()),
@@ -162,7 +169,11 @@ fn properties(equivalences: EquivalenceProperties, partitioning: Partitioning) -
 }
 
 impl DisplayAs for ShuffleReaderExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
+    fn fmt_as(&self, format: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
+        if format == DisplayFormatType::TreeRender {
+            writeln!(f, "stage={}\npartitions={}", self.stage, self.ranges.len())?;
+            return if self.broadcast { writeln!(f, "broadcast") } else { Ok(()) };
+        }
         write!(f, "ShuffleReaderExec: stage={}, partitions={}", self.stage, self.ranges.len())?;
         if self.broadcast {
             write!(f, ", broadcast")?;

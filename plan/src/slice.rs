@@ -16,10 +16,13 @@
 use std::sync::Arc;
 
 use datafusion::common::JoinType;
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanConfigBuilder};
 use datafusion::datasource::source::{DataSource, DataSourceExec};
 use datafusion::error::{DataFusionError, Result};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::async_func::AsyncFuncExec;
 use datafusion::physical_plan::buffer::BufferExec;
@@ -41,6 +44,7 @@ use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 
 use crate::reader::ShuffleReaderExec;
+use crate::write::WriteExec;
 
 /// What a slice of an operator needs of one of its children.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +105,7 @@ pub fn child_slices(plan: &Arc<dyn ExecutionPlan>) -> Option<Vec<ChildSlice>> {
         || plan.is::<BoundedWindowAggExec>()
         || plan.is::<LocalLimitExec>()
         || plan.is::<UnnestExec>()
+        || plan.is::<WriteExec>()
         || plan.is::<CooperativeExec>()
         || plan.is::<BufferExec>()
         || plan.is::<AsyncFuncExec>();
@@ -173,7 +178,7 @@ fn restrict_leaf(plan: &Arc<dyn ExecutionPlan>, parts: &[usize]) -> Result<Arc<d
     if let Some(memory) = memory_scan(plan) {
         let picked: Vec<_> = parts.iter().map(|part| memory.partitions()[*part].clone()).collect();
         let source = MemorySourceConfig::try_new(&picked, memory.original_schema(), memory.projection().clone())?
-            .try_with_sort_information(memory.sort_information().to_vec())?
+            .try_with_sort_information(original_orderings(memory)?)?
             .with_limit(DataSource::fetch(memory));
         return Ok(DataSourceExec::from_data_source(source));
     }
@@ -226,9 +231,25 @@ pub fn file_scan(plan: &Arc<dyn ExecutionPlan>) -> Option<&FileScanConfig> {
     source.downcast_ref::<FileScanConfig>()
 }
 
-fn memory_scan(plan: &Arc<dyn ExecutionPlan>) -> Option<&MemorySourceConfig> {
+/// The scan of a table in memory that `plan` is, if it is one.
+pub(crate) fn memory_scan(plan: &Arc<dyn ExecutionPlan>) -> Option<&MemorySourceConfig> {
     let source: &dyn std::any::Any = plan.downcast_ref::<DataSourceExec>()?.data_source().as_ref();
     source.downcast_ref::<MemorySourceConfig>()
+}
+
+/// The orders of a table in memory, as [`MemorySourceConfig::try_with_sort_information`] wants them: in columns of the
+/// table, although the source keeps them in columns of its projection.
+pub(crate) fn original_orderings(memory: &MemorySourceConfig) -> Result<Vec<LexOrdering>> {
+    let Some(projection) = memory.projection() else { return Ok(memory.sort_information().to_vec()) };
+    let original = |expr: Arc<dyn PhysicalExpr>| match expr.downcast_ref::<Column>() {
+        Some(column) => Ok(Transformed::yes(Arc::new(Column::new(column.name(), projection[column.index()])) as _)),
+        None => Ok(Transformed::no(expr)),
+    };
+    let key = |key: &PhysicalSortExpr| {
+        Ok(PhysicalSortExpr::new(Arc::clone(&key.expr).transform_up(original)?.data, key.options))
+    };
+    let orderings = memory.sort_information().iter().map(|ordering| ordering.iter().map(key).collect::<Result<Vec<_>>>());
+    Ok(orderings.collect::<Result<Vec<_>>>()?.into_iter().filter_map(LexOrdering::new).collect())
 }
 
 /// `scan` over other file groups; claims no partitioning by values any more.

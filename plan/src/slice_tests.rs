@@ -97,9 +97,8 @@ async fn a_slice_of_a_scan_reads_its_files_only() {
 #[tokio::test]
 async fn partitions_of_a_union_are_counted_through_its_inputs() {
     let nested = || UnionExec::try_new(vec![memory(&[&[30]]), memory(&[&[40], &[41]])]).unwrap();
-    let gathered = || -> Arc<dyn ExecutionPlan> {
-        Arc::new(CoalescePartitionsExec::new(memory(&[&[20, 21], &[22], &[23, 24]])))
-    };
+    let gathered =
+        || -> Arc<dyn ExecutionPlan> { Arc::new(CoalescePartitionsExec::new(memory(&[&[20, 21], &[22], &[23, 24]]))) };
     check_slices(|| UnionExec::try_new(vec![memory(&[&[1], &[2, 3]]), gathered(), nested()]).unwrap()).await;
 }
 
@@ -128,7 +127,8 @@ async fn what_is_below_one_partition_stays_whole() {
     let parts: &[&[i64]] = &[&[1, 4], &[2], &[3, 5]];
     let key = PhysicalSortExpr::new_default(col("id", &schema()).unwrap());
     let ordering = LexOrdering::new([key]).unwrap();
-    let sorted = || -> Arc<dyn ExecutionPlan> { Arc::new(SortPreservingMergeExec::new(ordering.clone(), memory(parts))) };
+    let sorted =
+        || -> Arc<dyn ExecutionPlan> { Arc::new(SortPreservingMergeExec::new(ordering.clone(), memory(parts))) };
     let limited = || -> Arc<dyn ExecutionPlan> {
         Arc::new(GlobalLimitExec::new(Arc::new(CoalescePartitionsExec::new(memory(parts))), 0, Some(4)))
     };
@@ -137,7 +137,8 @@ async fn what_is_below_one_partition_stays_whole() {
     check_slices(|| UnionExec::try_new(vec![sorted(), memory(&[&[7], &[8]]), sorted()]).unwrap()).await;
 
     // The build side of a collected join is such a place.
-    check_slices(|| join(JoinType::Inner, PartitionMode::CollectLeft, sorted(), memory(&[&[1, 9], &[2, 3], &[5]]))).await;
+    check_slices(|| join(JoinType::Inner, PartitionMode::CollectLeft, sorted(), memory(&[&[1, 9], &[2, 3], &[5]])))
+        .await;
     check_slices(|| join(JoinType::Right, PartitionMode::CollectLeft, sorted(), memory(&[&[1, 9], &[2, 3]]))).await;
 }
 

@@ -62,6 +62,21 @@ impl OutputPartitioning {
             Self::Range { .. } => "range",
         }
     }
+
+    /// In words, for people who read plans.
+    pub fn describe(&self) -> String {
+        let buckets = self.buckets();
+        match self {
+            Self::Hash { keys, .. } => {
+                let keys: Vec<String> = keys.iter().map(ToString::to_string).collect();
+                format!("hash by [{}] into {buckets} buckets", keys.join(", "))
+            }
+            Self::RoundRobin { .. } => format!("rows in turn into {buckets} buckets"),
+            Self::Single => "everything into one bucket".to_owned(),
+            Self::Passthrough { .. } => format!("each partition into a bucket of its own, {buckets} in all"),
+            Self::Range { keys, .. } => format!("ranges of [{keys}] into {buckets} buckets"),
+        }
+    }
 }
 
 /// What becomes of a stage's rows.
@@ -81,6 +96,18 @@ pub enum StageOutput {
     },
     /// At most one row, reported to the scheduler in the task's status: the value of a scalar subquery.
     Scalar,
+}
+
+impl StageOutput {
+    /// In words, for people who read plans.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Exchange { partitioning, .. } => partitioning.describe(),
+            Self::Result { ordered: false } => "result for the client".to_owned(),
+            Self::Result { ordered: true } => "result for the client, partition by partition".to_owned(),
+            Self::Scalar => "value of a scalar subquery".to_owned(),
+        }
+    }
 }
 
 /// What the tasks of a stage run, each a slice of the plan's partitions.

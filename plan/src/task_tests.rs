@@ -90,7 +90,8 @@ async fn session(folder: &std::path::Path) -> SessionContext {
 async fn filters_within_a_stage_are_on_and_shared() {
     let folder = tempfile::tempdir().unwrap();
     let context = session(folder.path()).await;
-    let plan = context.sql("SELECT k FROM t ORDER BY k DESC LIMIT 5").await.unwrap().create_physical_plan().await.unwrap();
+    let plan =
+        context.sql("SELECT k FROM t ORDER BY k DESC LIMIT 5").await.unwrap().create_physical_plan().await.unwrap();
     assert!(!text(&plan).contains("DynamicFilter"), "{}", text(&plan));
     let codec = PlanCodec::default();
     let decoded = codec.decode(&codec.encode(&plan).unwrap(), &context.task_ctx()).unwrap();

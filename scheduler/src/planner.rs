@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use ballista_core::StageId;
 use ballista_plan::codec::PlanCodec;
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use prost::bytes::Bytes;
 
+use crate::planning::explain::{ExplainStyle, explain};
 use crate::planning::job::{ClusterShape, JobPlanner, PlanStep, StageResult};
 use crate::session::SessionProvider;
 
@@ -48,6 +49,10 @@ pub(crate) struct PlanRequest {
 /// Makes the planner of a job, on a planning thread.
 pub(crate) trait PlannerFactory: fmt::Debug + Send + Sync + 'static {
     fn planner(&self, request: &PlanRequest, cluster: ClusterShape) -> Result<Box<dyn Planner>>;
+    /// The first plan as text.
+    fn explain(&self, _: &PlanRequest, _: ClusterShape, _: ExplainStyle) -> Result<String> {
+        Err(DataFusionError::NotImplemented("explaining plans of this kind".to_owned()))
+    }
 }
 
 /// Planners for DataFusion plans.
@@ -61,5 +66,11 @@ impl PlannerFactory for JobPlanners {
     fn planner(&self, request: &PlanRequest, cluster: ClusterShape) -> Result<Box<dyn Planner>> {
         let session = self.sessions.session(&request.session_id, &request.settings)?;
         Ok(Box::new(JobPlanner::try_new(&request.plan, &session, self.codec.clone(), cluster)?))
+    }
+
+    fn explain(&self, request: &PlanRequest, cluster: ClusterShape, style: ExplainStyle) -> Result<String> {
+        let session = self.sessions.session(&request.session_id, &request.settings)?;
+        let planner = JobPlanner::try_new(&request.plan, &session, self.codec.clone(), cluster)?;
+        explain(planner, &session.task_ctx(), style)
     }
 }

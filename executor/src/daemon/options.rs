@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ballista_core::ExecutorId;
-use ballista_executor::builder::{DEFAULT_PORT, DEFAULT_SCHEDULER_PORT};
+use ballista_executor::builder::DEFAULT_SCHEDULER_PORT;
 use ballista_executor::{ExecutorBuilder, MemorySize};
 use clap::Parser;
 use serde::{Deserialize, Deserializer};
@@ -16,14 +16,15 @@ Examples:
       ballista-executor
 
   A second one beside it, with two slots and little memory:
-      ballista-executor --bind-port 0 --slots 2 --memory 2GiB
+      ballista-executor --slots 2 --memory 2GiB
 
   On a host of a private network:
       ballista-executor --scheduler-host scheduler.internal --bind-host 0.0.0.0 --insecure \\
           --work-dir /mnt/nvme/ballista
 
   In a container whose port 50051 is published as 31051:
-      ballista-executor --bind-host 0.0.0.0 --insecure --advertise-host node7 --advertise-port 31051
+      ballista-executor --bind-host 0.0.0.0 --bind-port 50051 --insecure \\
+          --advertise-host node7 --advertise-port 31051
 
   From a file; a flag or variable overrides it:
       ballista-executor --config /etc/ballista/executor.toml
@@ -57,7 +58,7 @@ pub struct Options {
     #[arg(long, env = "BALLISTA_EXECUTOR_BIND_HOST", value_name = "HOST")]
     bind_host: Option<String>,
 
-    /// Port to listen on; 0 = any free one [default: 50051]
+    /// Port to listen on [default: any free one]
     #[arg(long, env = "BALLISTA_EXECUTOR_BIND_PORT", value_name = "PORT")]
     bind_port: Option<u16>,
 
@@ -156,7 +157,7 @@ impl Options {
         let bind_host = self.bind_host.as_deref().unwrap_or("127.0.0.1");
         let mut builder = ExecutorBuilder::new()
             .with_scheduler(self.scheduler_host(), scheduler_port)
-            .with_bind_address(bind_host, self.bind_port.unwrap_or(DEFAULT_PORT))
+            .with_bind_address(bind_host, self.bind_port.unwrap_or(0))
             .with_insecure(self.insecure.unwrap_or(false))
             .with_memory(self.memory.unwrap_or_default());
         match (self.advertise_host, self.advertise_port) {

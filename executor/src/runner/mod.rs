@@ -42,6 +42,7 @@ use tracing::Instrument;
 use crate::outbox::Outbox;
 use crate::plans::PlanCache;
 use crate::provider::SessionProvider;
+use crate::writes::Writes;
 use partitions::{Work, panic_text};
 use spec::TaskSpec;
 
@@ -60,6 +61,8 @@ pub(crate) struct TaskEnv {
     pub(crate) runtime: Arc<RuntimeEnv>,
     /// Spill files of this incarnation.
     pub(crate) disk: Arc<DiskManager>,
+    /// Files that were written and not published.
+    pub(crate) writes: Arc<Writes>,
     /// Rings when something of the store or the result streams may have gone.
     pub(crate) released: Arc<Notify>,
 }
@@ -70,6 +73,7 @@ impl TaskEnv {
         self.store.free_job(job);
         self.client.free_job(job);
         self.results.free_job(job);
+        self.writes.free_job(job);
         self.released.notify_one();
     }
 }
@@ -141,6 +145,23 @@ impl TaskRunner {
         }
     }
 
+    /// Publishes what a task wrote, and says so.
+    pub(crate) fn commit(&self, key: TaskKey) {
+        let env = Arc::clone(&self.inner.env);
+        tokio::spawn(async move {
+            use proto::task_status::Status;
+            let status = match env.writes.commit(&key).await {
+                Ok(()) => Status::Committed(proto::TaskCommitted {}),
+                Err(error) => {
+                    tracing::warn!(task = %key, class = %error.class, error = %error.message, "commit failed");
+                    Status::CommitFailed(proto::Failure { class: error.class.code(), message: error.message })
+                }
+            };
+            env.outbox.push(&key, status);
+            env.released.notify_one();
+        });
+    }
+
     /// Frees the output of a stage whose consumers are done.
     pub(crate) fn free_stage(&self, job: &JobId, stage: StageId) {
         let env = &self.inner.env;
@@ -194,6 +215,7 @@ impl Inner {
         work.ended().await;
         // A task that failed because its job was freed under it was cancelled.
         let outcome = if cancel.is_cancelled() { outcome.map_err(|_| cancelled()) } else { outcome };
+        self.env.writes.end(&key, outcome.is_ok());
         let status = match outcome {
             Ok(output) => {
                 tracing::debug!(rows = output.rows, bytes = output.bytes, "task finished");

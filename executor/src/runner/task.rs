@@ -13,6 +13,8 @@ use ballista_plan::config::SessionConfigExt;
 use ballista_plan::context::TaskExchange;
 use ballista_plan::stage::StageOutput;
 use ballista_plan::task::instance_of;
+use ballista_plan::write::WriteExec;
+use ballista_plan::write::staging::TaskWrites;
 use ballista_proto as proto;
 use datafusion::error::Result;
 use datafusion::execution::runtime_env::RuntimeEnv;
@@ -56,8 +58,12 @@ pub(crate) async fn run(env: &TaskEnv, spec: TaskSpec, work: &Work) -> Result<pr
     let config = session.config().ballista();
     let metrics = Arc::new(FetchMetrics::default());
     let bytes = env.plans.get(&spec.key).await?;
-    let context = task_context(env, &session, &spec, config.memory_tier, &metrics);
+    let writes = Arc::new(TaskWrites::new(spec.key.job.to_string(), spec.partitions.clone()));
+    let context = task_context(env, &session, &spec, config.memory_tier, &metrics, &writes);
     let stage = env.codec.decode_stage(bytes, &context).map_err(|error| classify(&error))?;
+    if WriteExec::is_in(&stage.plan) {
+        env.writes.begin(&spec.key, Arc::clone(&writes));
+    }
     let options = context.session_config().options();
     let plan = instance_of(&stage.plan, &spec.partitions, options).map_err(|error| classify(&error))?;
     let count = plan.output_partitioning().partition_count();
@@ -84,6 +90,7 @@ fn task_context(
     spec: &TaskSpec,
     memory_tier: bool,
     metrics: &Arc<FetchMetrics>,
+    writes: &Arc<TaskWrites>,
 ) -> Arc<TaskContext> {
     let exchange = TaskExchange {
         client: env.client.clone(),
@@ -95,8 +102,9 @@ fn task_context(
         disk_manager: Arc::clone(&env.disk),
         ..session.runtime_env().as_ref().clone()
     };
+    let config = session.config().clone().with_extension(Arc::new(exchange)).with_extension(Arc::clone(writes));
     let context = TaskContext::from(session)
-        .with_session_config(session.config().clone().with_extension(Arc::new(exchange)))
+        .with_session_config(config)
         .with_runtime(Arc::new(runtime))
         .with_task_id(spec.key.to_string());
     Arc::new(context)

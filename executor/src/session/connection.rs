@@ -112,6 +112,12 @@ pub(super) async fn connect(shared: &Shared, life: &Life, signals: &Signals, wel
                     return Ok(Ended::Broken("the session takes no more messages".into()));
                 }
             }
+            () = signals.leave.cancelled(), if draining => {
+                drop(up);
+                // The scheduler ends its side when it has read ours to the end.
+                while let Ok(Some(_)) = incoming.message().await {}
+                return Ok(Ended::Stopped);
+            }
             () = signals.drain.cancelled(), if !draining => {
                 draining = true;
                 if up.send(message(Up::Draining(proto::Draining {}))).is_err() {
@@ -163,6 +169,9 @@ fn handle(received: proto::SchedulerMessage, life: &Life, services: &Services) {
         }
         Some(Down::Cancel(cancel)) => {
             task_key_from_proto(&cancel.task.unwrap_or_default()).map(|key| runner.cancel(&key))
+        }
+        Some(Down::Commit(commit)) => {
+            task_key_from_proto(&commit.task.unwrap_or_default()).map(|key| runner.commit(key))
         }
         Some(Down::FreeStage(free)) => {
             JobId::new(&free.job).map(|job| runner.free_stage(&job, StageId(free.stage))).map_err(Into::into)

@@ -36,6 +36,9 @@ use connection::{Ended, connect};
 /// How long streams that are being read may go on after an executor has nothing else left to do.
 const LAST_READS: Duration = Duration::from_secs(5);
 
+/// How long the scheduler may take to hear that the executor leaves.
+const GOODBYE: Duration = Duration::from_secs(2);
+
 /// A life that lasted so long did not end because the last one did.
 const SETTLED: Duration = Duration::from_secs(30);
 
@@ -44,6 +47,8 @@ const SETTLED: Duration = Duration::from_secs(30);
 pub(crate) struct Signals {
     /// Finish what runs, then leave.
     pub(crate) drain: CancellationToken,
+    /// All is finished: say so, then leave.
+    pub(crate) leave: CancellationToken,
     /// Leave now.
     pub(crate) kill: CancellationToken,
     pub(crate) status: watch::Sender<ExecutorStatus>,
@@ -62,9 +67,15 @@ pub(crate) async fn run(shared: Arc<Shared>, first: Life, signals: Signals) -> R
     let mut backoff = Backoff::new();
     loop {
         let begun = Instant::now();
-        let ended = tokio::select! {
-            ended = keep_connected(&shared, &life, &signals) => ended,
-            () = drained(&shared, &life, &signals) => Ok(Ended::Stopped),
+        let ended = {
+            let mut connected = std::pin::pin!(keep_connected(&shared, &life, &signals));
+            tokio::select! {
+                ended = &mut connected => ended,
+                () = drained(&shared, &life, &signals) => {
+                    signals.leave.cancel();
+                    tokio::time::timeout(GOODBYE, connected).await.unwrap_or(Ok(Ended::Stopped))
+                }
+            }
         };
         match ended {
             Ok(Ended::Fenced(reason)) => {
@@ -108,6 +119,7 @@ async fn keep_connected(shared: &Shared, life: &Life, signals: &Signals) -> Resu
                 tracing::warn!(%reason, pause_ms = pause.as_millis() as u64, "no connection to the scheduler");
                 tokio::select! {
                     () = signals.kill.cancelled() => return Ok(Ended::Stopped),
+                    () = signals.leave.cancelled() => return Ok(Ended::Stopped),
                     () = tokio::time::sleep(pause) => {}
                 }
             }

@@ -79,6 +79,10 @@ impl SchedulerService for FakeScheduler {
         Err(Status::unimplemented(""))
     }
 
+    async fn explain_plan(&self, _: Request<proto::ExplainPlanRequest>) -> Reply<proto::ExplainPlanResponse> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn cancel_job(&self, _: Request<proto::CancelJobRequest>) -> Reply<proto::CancelJobResponse> {
         Err(Status::unimplemented(""))
     }
@@ -132,6 +136,10 @@ impl SchedulerService for FakeScheduler {
                     Up::Register(_) => panic!("registered twice on one session"),
                 };
                 let _ = this.heard.send((name.clone(), heard));
+            }
+            let mut sessions = this.sessions.lock();
+            if sessions.get(&name).is_some_and(|current| current.same_channel(&session)) {
+                sessions.remove(&name);
             }
         });
         Ok(Response::new(Box::pin(UnboundedReceiverStream::new(outgoing))))

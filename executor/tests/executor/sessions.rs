@@ -119,6 +119,7 @@ async fn an_executor_that_is_not_needed_leaves_at_once_and_removes_its_files() {
     let own = work_dir.path().join(format!("{:016x}", handle.incarnation().0));
     assert!(own.is_dir());
     tokio::time::timeout(Duration::from_secs(10), handle.shutdown()).await.unwrap().unwrap();
+    cluster.hear("e1", |heard| matches!(heard, Heard::Draining).then_some(())).await;
     // The directory goes with the last reference to the store, which a connection may hold for another moment.
     for _ in 0..50 {
         if !own.exists() {

@@ -50,6 +50,16 @@ pub enum Effect {
         /// The executor's life.
         incarnation: Incarnation,
     },
+    /// Every task of the final stage is finished: publish what this one wrote, and answer with `TaskCommitted` or
+    /// `CommitFailed`. What a task wrote and was not told to publish is thrown away with its job.
+    Commit {
+        /// The task attempt.
+        task: TaskKey,
+        /// Where it ran.
+        executor: ExecutorId,
+        /// The executor's life.
+        incarnation: Incarnation,
+    },
     /// All consumers of the stage are finished: its outputs may go. Comes again for one executor if a task that was
     /// being cancelled ended with an output after all.
     FreeStage {

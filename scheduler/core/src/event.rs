@@ -103,7 +103,28 @@ pub enum Event {
         /// The executor's life.
         incarnation: Incarnation,
     },
-    /// The job shall end: asked for by a user, or its client broke off. A finished job is only freed.
+    /// What a task wrote is published: the answer to [`Effect::Commit`](crate::Effect::Commit).
+    TaskCommitted {
+        /// The task attempt.
+        task: TaskKey,
+        /// Where it ran.
+        executor: ExecutorId,
+        /// The executor's life.
+        incarnation: Incarnation,
+    },
+    /// The other answer: some of it could not be published. Ends the job.
+    CommitFailed {
+        /// The task attempt.
+        task: TaskKey,
+        /// Where it ran.
+        executor: ExecutorId,
+        /// The executor's life.
+        incarnation: Incarnation,
+        /// Why.
+        error: ClassifiedError,
+    },
+    /// The job shall end: asked for by a user, or its client broke off. A finished job is only freed; one that is
+    /// publishing what it wrote finishes that.
     JobCancelled {
         /// The job.
         job: JobId,
@@ -135,6 +156,8 @@ pub struct StageSpec {
     pub row_limit: Option<u64>,
     /// Its output is the result of the job. Exactly one stage of a job is final.
     pub is_final: bool,
+    /// Its tasks wrote something that is published when all of them are finished. Final stages only.
+    pub commits: bool,
     /// For each partition the executors that hold input of it, with bytes. May be empty or shorter than the stage;
     /// keep it to the few largest holders per partition.
     pub preferred: Vec<Vec<(ExecutorId, u64)>>,

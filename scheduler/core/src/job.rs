@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ballista_core::{JobId, StageId};
+use ballista_core::{JobId, StageId, TaskKey};
 
 use crate::event::Instant64;
 use crate::executors::Life;
@@ -33,6 +33,8 @@ pub(crate) struct Job {
     /// Stages that are not finished.
     pub(crate) open_stages: usize,
     pub(crate) ready: BTreeSet<StageId>,
+    /// Tasks that are publishing what they wrote. Once there is one, the job cannot be cancelled any more.
+    pub(crate) committing: BTreeSet<TaskKey>,
     pub(crate) slots: u64,
     /// Every executor that ever got a task of it.
     pub(crate) touched: BTreeSet<Life>,
@@ -55,6 +57,7 @@ impl Job {
             final_stage: None,
             open_stages: 0,
             ready: BTreeSet::new(),
+            committing: BTreeSet::new(),
             slots: 0,
             touched: BTreeSet::new(),
             submitted,
@@ -64,7 +67,7 @@ impl Job {
 
     /// Whether nothing will ever happen to it again by itself: no plan is due and no stage is open.
     pub(crate) fn is_stuck(&self) -> bool {
-        self.finished.is_none() && self.plans_due == 0 && self.open_stages == 0
+        self.finished.is_none() && self.plans_due == 0 && self.open_stages == 0 && self.committing.is_empty()
     }
 
     /// Whether the client can read every partition of the result, even if the tasks have not reported their end.

@@ -6,7 +6,7 @@
 //! one before the last known one is finished; a stage that would read freed outputs fails its job. A stage without
 //! consumers, whose outputs the planner itself read, is freed once planning is complete.
 
-use ballista_core::{ClassifiedError, ErrorClass, JobId, StageId};
+use ballista_core::{ClassifiedError, ErrorClass, JobId, StageId, TaskKey};
 
 use crate::effect::{Effect, PlanReason, StageFinished, TaskOutput};
 use crate::event::StageSpec;
@@ -57,6 +57,9 @@ impl State {
     }
 
     pub(crate) fn job_cancelled(&mut self, id: &JobId, reason: String, out: &mut Vec<Effect>) {
+        if self.is_committing(id) {
+            return;
+        }
         let Some(seq) = self.by_id.get(id).copied() else { return };
         let is_finished = self.jobs.get(&seq).is_some_and(|job| job.finished.is_some());
         let end = if is_finished { JobState::Finished } else { JobState::Cancelled { reason } };
@@ -64,6 +67,9 @@ impl State {
     }
 
     pub(crate) fn client_done(&mut self, id: &JobId, out: &mut Vec<Effect>) {
+        if self.is_committing(id) {
+            return;
+        }
         let Some(seq) = self.by_id.get(id).copied() else { return };
         let Some(job) = self.jobs.get_mut(&seq) else { return };
         let end = if job.finished.is_some() {
@@ -144,7 +150,7 @@ impl State {
             stage.phase = Phase::Finished;
             job.open_stages -= 1;
             if stage.is_final {
-                self.finish_job(seq, out);
+                self.commit(seq, id, out);
             } else {
                 self.finish_stage(seq, id, &mut due, out);
             }
@@ -201,6 +207,48 @@ impl State {
         for stage in inputs.into_iter().chain([id]) {
             self.free_stage_if_read(seq, stage, out);
         }
+    }
+
+    /// The final stage is finished: publishes what its tasks wrote, if anything, and then ends the job.
+    fn commit(&mut self, seq: JobSeq, id: StageId, out: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.get_mut(&seq) else { return };
+        let Some(stage) = job.stages.get(&id).filter(|stage| stage.commits) else {
+            self.finish_job(seq, out);
+            return;
+        };
+        for (task, output) in &stage.outputs {
+            let Some((executor, incarnation)) = self.executors.get(output.life).map(|executor| executor.address())
+            else {
+                continue;
+            };
+            let task = stage.key(&job.id, *task, output.attempt);
+            job.committing.insert(task.clone());
+            out.push(Effect::Commit { task, executor, incarnation });
+        }
+        if job.committing.is_empty() {
+            self.finish_job(seq, out);
+        }
+    }
+
+    pub(crate) fn task_committed(&mut self, key: &TaskKey, out: &mut Vec<Effect>) {
+        let Some(seq) = self.by_id.get(&key.job).copied() else { return };
+        let Some(job) = self.jobs.get_mut(&seq) else { return };
+        if job.committing.remove(key) && job.committing.is_empty() {
+            self.finish_job(seq, out);
+            self.requeue(seq);
+        }
+    }
+
+    pub(crate) fn commit_failed(&mut self, key: &TaskKey, error: ClassifiedError, out: &mut Vec<Effect>) {
+        let Some(seq) = self.by_id.get(&key.job).copied() else { return };
+        if self.jobs.get(&seq).is_some_and(|job| job.committing.contains(key)) {
+            self.end_job(seq, JobState::Failed(error), out);
+        }
+    }
+
+    fn is_committing(&self, id: &JobId) -> bool {
+        let job = self.by_id.get(id).and_then(|seq| self.jobs.get(seq));
+        job.is_some_and(|job| !job.committing.is_empty())
     }
 
     /// The final stage is finished: whatever else runs or is kept for the job is not needed.

@@ -49,6 +49,7 @@ pub(crate) struct Stage {
     pub(crate) inputs: BTreeSet<StageId>,
     pub(crate) row_limit: Option<u64>,
     pub(crate) is_final: bool,
+    pub(crate) commits: bool,
     /// How often the whole stage was started before.
     pub(crate) attempt: u32,
     pub(crate) phase: Phase,
@@ -79,6 +80,7 @@ impl Stage {
             inputs: spec.inputs.iter().copied().collect(),
             row_limit: spec.row_limit,
             is_final: spec.is_final,
+            commits: spec.commits,
             attempt: 0,
             phase: Phase::Open,
             blocked_by: 0,
@@ -112,7 +114,8 @@ impl Stage {
 
     /// Whether the client can read, or has been able to read, every partition.
     pub(crate) fn is_streaming_all(&self) -> bool {
-        self.blocked_by == 0 && self.pending.is_empty() && self.running.values().all(|task| task.streaming)
+        let all_run = self.blocked_by == 0 && self.pending.is_empty() && !self.commits;
+        all_run && self.running.values().all(|task| task.streaming)
     }
 
     /// The key of an attempt of one of its tasks.

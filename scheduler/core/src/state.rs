@@ -114,6 +114,16 @@ impl State {
                     self.task_streaming(life, &task, &mut out);
                 }
             }
+            Event::TaskCommitted { task, executor, incarnation } => {
+                if self.known(&executor, incarnation, &mut out).is_some() {
+                    self.task_committed(&task, &mut out);
+                }
+            }
+            Event::CommitFailed { task, executor, incarnation, error } => {
+                if self.known(&executor, incarnation, &mut out).is_some() {
+                    self.commit_failed(&task, error, &mut out);
+                }
+            }
             Event::JobCancelled { job, reason } => self.job_cancelled(&job, reason, &mut out),
             Event::ClientDone { job } => self.client_done(&job, &mut out),
             Event::Tick => self.tick(&mut out),

@@ -29,6 +29,7 @@ fn stage(stage: u32, partitions: u32, inputs: Vec<StageId>, is_final: bool, loca
         inputs,
         row_limit: None,
         is_final,
+        commits: false,
         preferred: preferred.collect(),
     }
 }

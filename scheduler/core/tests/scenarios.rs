@@ -24,6 +24,7 @@ fn stage(number: u32, partitions: u32) -> StageSpec {
         inputs: vec![],
         row_limit: None,
         is_final: false,
+        commits: false,
         preferred: vec![],
     }
 }
@@ -105,6 +106,11 @@ impl Cluster {
     fn stream(&mut self, launched: &Launched) -> Vec<Effect> {
         let (task, executor) = (launched.task.clone(), launched.executor.clone());
         self.step(Event::TaskStreaming { task, executor, incarnation: Incarnation(1) })
+    }
+
+    fn commit(&mut self, launched: &Launched) -> Vec<Effect> {
+        let (task, executor) = (launched.task.clone(), launched.executor.clone());
+        self.step(Event::TaskCommitted { task, executor, incarnation: Incarnation(1) })
     }
 
     fn used(&self, name: &str) -> (u32, u32) {
@@ -288,6 +294,35 @@ fn a_job_is_not_planned_again_for_other_errors_or_once_its_client_reads() {
     let task = launches(&cluster.start("k", vec![last(0, 2, &[])])).remove(0);
     cluster.stream(&task);
     assert_eq!(failure(&cluster.fail(&task, ErrorClass::Resource)), Some((job("k"), ErrorClass::Resource)));
+}
+
+#[test]
+fn what_tasks_wrote_is_published_when_all_are_finished_and_then_the_job_is() {
+    let mut cluster = Cluster::new(&[("a", 1), ("b", 1)]);
+    let tasks = launches(&cluster.start("j", vec![StageSpec { commits: true, ..last(0, 2, &[]) }]));
+    let commits = |effects: &[Effect]| effects.iter().filter(|effect| matches!(effect, Effect::Commit { .. })).count();
+    assert_eq!(commits(&cluster.finish(&tasks[0], 1)), 0);
+    assert_eq!(commits(&cluster.finish(&tasks[1], 1)), 2);
+    // Too late to go back.
+    assert_eq!(cluster.step(Event::JobCancelled { job: job("j"), reason: "asked to".into() }), []);
+    assert_eq!(cluster.step(Event::ClientDone { job: job("j") }), []);
+    assert_eq!(cluster.commit(&tasks[0]), []);
+    assert_eq!(cluster.commit(&tasks[0]), []);
+    assert!(cluster.commit(&tasks[1]).contains(&Effect::JobFinished { job: job("j") }));
+}
+
+#[test]
+fn a_commit_that_fails_or_is_lost_fails_the_job() {
+    let mut cluster = Cluster::new(&[("a", 1), ("b", 1)]);
+    let writing = || vec![StageSpec { commits: true, ..last(0, 1, &[]) }];
+    let task = launches(&cluster.start("j", writing())).remove(0);
+    cluster.finish(&task, 1);
+    let (executor, error) = (task.executor.clone(), ClassifiedError::new(ErrorClass::Transient, "broken"));
+    let failed = Event::CommitFailed { task: task.task, executor, incarnation: Incarnation(1), error };
+    assert_eq!(failure(&cluster.step(failed)), Some((job("j"), ErrorClass::Transient)));
+    let task = launches(&cluster.start("k", writing())).remove(0);
+    cluster.finish(&task, 1);
+    assert_eq!(failure(&cluster.lose(task.executor.as_str())), Some((job("k"), ErrorClass::Infra)));
 }
 
 #[test]

@@ -27,6 +27,8 @@ use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMerge
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use datafusion::physical_plan::union::InterleaveExec;
 
+use super::notes;
+
 /// Rows and bytes that `plan` yields, as far as anybody knows.
 pub fn estimate(plan: &Arc<dyn ExecutionPlan>) -> ExchangeStatistics {
     match StatisticsContext::new().compute(plan.as_ref(), &StatisticsArgs::new()) {
@@ -83,6 +85,11 @@ impl BroadcastLimit {
         self.in_memory(wanted)
     }
 
+    /// The most bytes of a build side against a probe side of no particular size.
+    pub fn usual(&self) -> usize {
+        self.in_memory(self.bytes)
+    }
+
     /// The most bytes that any build side may have.
     pub fn most(&self) -> usize {
         self.in_memory(self.bytes.saturating_mul(Self::STRETCH))
@@ -93,14 +100,18 @@ impl BroadcastLimit {
     }
 }
 
-/// `plan` with decisions made again, and whether any changed.
-pub fn adapt(plan: Arc<dyn ExecutionPlan>, broadcast: &BroadcastLimit) -> Result<(Arc<dyn ExecutionPlan>, bool)> {
-    let joins = plan.transform_up(|node| choose_join(node, broadcast))?;
+/// `plan` with decisions made again, and whether any changed. `changes`: which, and why, for people.
+pub fn adapt(
+    plan: Arc<dyn ExecutionPlan>,
+    broadcast: &BroadcastLimit,
+    changes: &mut Vec<String>,
+) -> Result<(Arc<dyn ExecutionPlan>, bool)> {
+    let joins = plan.transform_up(|node| choose_join(node, broadcast, changes))?;
     // An interleave takes only inputs that are partitioned alike, which nothing at all is not.
     if contains_interleave(&joins.data) {
         return Ok((joins.data, joins.transformed));
     }
-    let empties = joins.data.transform_up(remove_empty)?;
+    let empties = joins.data.transform_up(|node| remove_empty(node, changes))?;
     Ok((empties.data, joins.transformed || empties.transformed))
 }
 
@@ -111,6 +122,7 @@ fn contains_interleave(plan: &Arc<dyn ExecutionPlan>) -> bool {
 fn choose_join(
     node: Arc<dyn ExecutionPlan>,
     broadcast: &BroadcastLimit,
+    changes: &mut Vec<String>,
 ) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
     let Some(join) = node.downcast_ref::<HashJoinExec>() else { return Ok(Transformed::no(node)) };
     if *join.partition_mode() != PartitionMode::Partitioned || join.null_aware {
@@ -121,6 +133,7 @@ fn choose_join(
     match (left, right) {
         (Some(build), None) if fits(build, join.right(), broadcast) && probe_decides(*join.join_type()) => {
             let Some(probe) = moved_input(join.right()) else { return Ok(Transformed::no(node)) };
+            changes.push(notes::broadcast(join, build, broadcast.against(join.right(), bytes_of(build)), false));
             let build = Arc::new(build.clone().with_broadcast());
             let collected = join
                 .builder()
@@ -134,11 +147,13 @@ fn choose_join(
             if swappable && fits(build, join.left(), broadcast) && probe_decides(join.join_type().swap()) =>
         {
             let Some(probe) = moved_input(join.left()) else { return Ok(Transformed::no(node)) };
+            changes.push(notes::broadcast(join, build, broadcast.against(join.left(), bytes_of(build)), true));
             let build = Arc::new(build.clone().with_broadcast());
             let unswapped = join.builder().with_new_children(vec![probe, build])?.recompute_properties().build()?;
             Ok(Transformed::yes(unswapped.swap_inputs(PartitionMode::CollectLeft)?))
         }
         (Some(build), Some(probe)) if swappable && bytes_of(build) > bytes_of(probe) => {
+            changes.push(notes::swapped(join, build, probe));
             Ok(Transformed::yes(join.swap_inputs(PartitionMode::Partitioned)?))
         }
         _ => Ok(Transformed::no(node)),
@@ -164,7 +179,10 @@ fn moved_input(plan: &Arc<dyn ExecutionPlan>) -> Option<Arc<dyn ExecutionPlan>> 
     plan.downcast_ref::<RepartitionExec>().map(|repartition| Arc::clone(repartition.input()))
 }
 
-fn remove_empty(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
+fn remove_empty(
+    node: Arc<dyn ExecutionPlan>,
+    changes: &mut Vec<String>,
+) -> Result<Transformed<Arc<dyn ExecutionPlan>>> {
     let is_empty = if let Some(join) = node.downcast_ref::<HashJoinExec>() {
         join_is_empty(*join.join_type(), yields_nothing(join.left()), yields_nothing(join.right()))
     } else if let Some(join) = node.downcast_ref::<CrossJoinExec>() {
@@ -184,6 +202,7 @@ fn remove_empty(node: Arc<dyn ExecutionPlan>) -> Result<Transformed<Arc<dyn Exec
         passes_rows_on && node.children()[0].is::<EmptyExec>()
     };
     if is_empty {
+        changes.extend(notes::removed(&node, is_empty_exchange));
         return Ok(Transformed::yes(Arc::new(EmptyExec::new(node.schema()))));
     }
     Ok(Transformed::no(node))
@@ -199,9 +218,10 @@ fn join_is_empty(join_type: JoinType, left_empty: bool, right_empty: bool) -> bo
 }
 
 fn yields_nothing(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    let empty_exchange = plan.downcast_ref::<ShuffleReaderExec>().is_some_and(|reader| {
-        let statistics = reader.statistics();
-        statistics.exact && statistics.rows == Some(0)
-    });
-    empty_exchange || plan.is::<EmptyExec>()
+    plan.downcast_ref::<ShuffleReaderExec>().is_some_and(is_empty_exchange) || plan.is::<EmptyExec>()
+}
+
+fn is_empty_exchange(reader: &ShuffleReaderExec) -> bool {
+    let statistics = reader.statistics();
+    statistics.exact && statistics.rows == Some(0)
 }

@@ -8,6 +8,7 @@
 //! ```text
 //! RepartitionExec(hash)     → reader, buckets by hash
 //! RepartitionExec(rr)       → reader, rows in turn
+//! … that keep the order     → the same, sorted again
 //! CoalescePartitionsExec    → reader of one bucket (+ limit)
 //! SortPreservingMergeExec   → itself over a reader with one sorted run per partition
 //! collected build side      → broadcast reader
@@ -20,11 +21,12 @@
 use std::sync::Arc;
 
 use ballista_core::StageId;
+use ballista_plan::equivalences::across_exchange;
 use ballista_plan::reader::{ExchangeStatistics, ShuffleReaderExec};
 use ballista_plan::slice::{ChildSlice, child_slices, file_scan};
 use ballista_plan::stage::{OutputPartitioning, StageOutput};
 use datafusion::error::{DataFusionError, Result};
-use datafusion::physical_expr::{Partitioning, PhysicalSortExpr};
+use datafusion::physical_expr::{LexOrdering, OrderingRequirements, Partitioning, PhysicalSortExpr};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::filter::FilterExec;
@@ -34,6 +36,7 @@ use datafusion::physical_plan::placeholder_row::PlaceholderRowExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::scalar_subquery::ScalarSubqueryExec;
+use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 
@@ -84,7 +87,7 @@ pub struct CutPlan {
 
 /// Cuts `plan`.
 pub fn cut(plan: &Arc<dyn ExecutionPlan>, context: &mut dyn CutContext) -> Result<CutPlan> {
-    let mut cutter = Cutter { context, cuts: Vec::new(), scopes: Vec::new() };
+    let mut cutter = Cutter { context, cuts: Vec::new(), scopes: Vec::new(), in_order: false };
     let (plan, ready) = cutter.visit(plan)?;
     Ok(CutPlan { plan, cuts: cutter.cuts, ready })
 }
@@ -94,6 +97,8 @@ struct Cutter<'a> {
     cuts: Vec<Cut>,
     /// Scalar subqueries of the plan levels around the node that is visited, innermost last.
     scopes: Vec<SubqueryScope>,
+    /// Somebody above the node that is visited needs its rows in their order.
+    in_order: bool,
 }
 
 type Visited = (Arc<dyn ExecutionPlan>, bool);
@@ -111,7 +116,7 @@ impl Cutter<'_> {
         if let Some(sort) = node.downcast_ref::<RangeSortExec>() {
             return self.exchange_range(sort, ready).map(|visited| visited.unwrap_or((Arc::clone(&node), false)));
         }
-        match exchange_of(&node)? {
+        match exchange_of(&node, self.in_order)? {
             Some(exchange) if ready => self.exchange(exchange),
             Some(_) => Ok((node, false)),
             None => Ok((node, ready)),
@@ -126,7 +131,9 @@ impl Cutter<'_> {
         let collected = collected_children(node);
         let mut children = Vec::new();
         let mut ready = true;
+        let in_order = self.in_order;
         for (index, child) in node.children().into_iter().enumerate() {
+            self.in_order = needs_order(node, index, in_order);
             let (visited, child_ready) = if collected.contains(&index) {
                 self.visit_collected(child)?
             } else if probe_waits && index == 1 {
@@ -137,6 +144,7 @@ impl Cutter<'_> {
             ready &= child_ready;
             children.push(visited);
         }
+        self.in_order = in_order;
         Ok((replace(node, children)?, ready))
     }
 
@@ -187,12 +195,13 @@ impl Cutter<'_> {
 
     fn exchange(&mut self, exchange: Exchange) -> Result<Visited> {
         let plan: Arc<dyn ExecutionPlan> = match exchange {
-            Exchange::Hash { input, keys, buckets } => {
+            Exchange::Hash { input, keys, buckets, ordering } => {
                 let partitioning = OutputPartitioning::Hash { keys: keys.clone(), buckets };
-                Arc::new(self.cut_exchange(input, partitioning, vec![], None)?.with_hash_keys(keys))
+                sorted(self.cut_exchange(input, partitioning, vec![], None)?.with_hash_keys(keys), ordering)
             }
-            Exchange::RoundRobin { input, buckets } => {
-                Arc::new(self.cut_exchange(input, OutputPartitioning::RoundRobin { buckets }, vec![], None)?)
+            Exchange::RoundRobin { input, buckets, ordering } => {
+                let partitioning = OutputPartitioning::RoundRobin { buckets };
+                sorted(self.cut_exchange(input, partitioning, vec![], None)?, ordering)
             }
             Exchange::Coalesce { input, fetch } => {
                 let limit = fetch.map(|fetch| fetch as u64);
@@ -203,10 +212,12 @@ impl Cutter<'_> {
                 }
             }
             Exchange::Merge { merge, input } => {
-                let Some(ordering) = input.output_ordering().cloned() else {
-                    return Err(DataFusionError::Internal(format!("unsorted input of {}", merge.name())));
-                };
-                let reader = self.cut_passthrough(input, vec![])?.with_ordering(ordering);
+                // Without an ordering, the sort keys are constant.
+                let ordering = input.output_ordering().cloned();
+                let mut reader = self.cut_passthrough(input, vec![])?;
+                if let Some(ordering) = ordering {
+                    reader = reader.with_ordering(ordering);
+                }
                 replace(&merge, vec![Arc::new(reader)])?
             }
         };
@@ -256,7 +267,8 @@ impl Cutter<'_> {
         let stage = self.context.next_stage();
         let statistics = ExchangeStatistics { exact: false, ..estimate(&input) };
         let ranges = (0..partitioning.buckets() as u32).map(|bucket| bucket..bucket + 1).collect();
-        let reader = ShuffleReaderExec::new(stage, input.schema(), ranges, statistics);
+        let reader = ShuffleReaderExec::new(stage, input.schema(), ranges, statistics)
+            .with_equivalences(across_exchange(&input)?);
         let plan = resolved_scope(input, &self.scopes)?;
         self.cuts.push(Cut { stage, plan, output: StageOutput::Exchange { partitioning, sample }, row_limit });
         Ok(reader)
@@ -319,25 +331,45 @@ impl Cutter<'_> {
     }
 }
 
-/// What an operator does with rows, if it moves them between partitions.
+/// What an operator does with rows, if it moves them between partitions. Within a process, an operator can keep the
+/// order of rows on the way; between executors they are sorted again where they arrive.
 enum Exchange {
-    Hash { input: Arc<dyn ExecutionPlan>, keys: Vec<Arc<dyn datafusion::physical_expr::PhysicalExpr>>, buckets: usize },
-    RoundRobin { input: Arc<dyn ExecutionPlan>, buckets: usize },
+    Hash {
+        input: Arc<dyn ExecutionPlan>,
+        keys: Vec<Arc<dyn datafusion::physical_expr::PhysicalExpr>>,
+        buckets: usize,
+        ordering: Option<LexOrdering>,
+    },
+    RoundRobin {
+        input: Arc<dyn ExecutionPlan>,
+        buckets: usize,
+        ordering: Option<LexOrdering>,
+    },
     Coalesce { input: Arc<dyn ExecutionPlan>, fetch: Option<usize> },
     Merge { merge: Arc<dyn ExecutionPlan>, input: Arc<dyn ExecutionPlan> },
 }
 
-fn exchange_of(node: &Arc<dyn ExecutionPlan>) -> Result<Option<Exchange>> {
+/// Whether rows of the child `index` of `node` must arrive in the order that the child claims. `in_order`: somebody
+/// above needs those of `node` so. Whoever only works faster in order is served without.
+fn needs_order(node: &Arc<dyn ExecutionPlan>, index: usize, in_order: bool) -> bool {
+    let required = node.required_input_ordering().into_iter().nth(index).flatten();
+    let maintains = node.maintains_input_order().get(index).copied().unwrap_or(false);
+    matches!(required, Some(OrderingRequirements::Hard(_))) || (in_order && maintains)
+}
+
+/// `in_order`: its rows are needed in their order.
+fn exchange_of(node: &Arc<dyn ExecutionPlan>, in_order: bool) -> Result<Option<Exchange>> {
     if let Some(repartition) = node.downcast_ref::<RepartitionExec>() {
         let input = Arc::clone(repartition.input());
+        let ordering = if in_order { node.output_ordering().cloned() } else { None };
         return match repartition.partitioning() {
-            Partitioning::Hash(keys, buckets) if !repartition.preserve_order() => {
-                Ok(Some(Exchange::Hash { input, keys: keys.clone(), buckets: *buckets }))
+            Partitioning::Hash(keys, buckets) => {
+                Ok(Some(Exchange::Hash { input, keys: keys.clone(), buckets: *buckets, ordering }))
             }
-            Partitioning::RoundRobinBatch(buckets) if !repartition.preserve_order() => {
-                Ok(Some(Exchange::RoundRobin { input, buckets: *buckets }))
+            Partitioning::RoundRobinBatch(buckets) => {
+                Ok(Some(Exchange::RoundRobin { input, buckets: *buckets, ordering }))
             }
-            other => Err(DataFusionError::NotImplemented(format!("distributing rows by {other}, in order"))),
+            other => Err(DataFusionError::NotImplemented(format!("distributing rows by {other}"))),
         };
     }
     let Some(input) = node.children().first().map(|child| Arc::clone(child)) else { return Ok(None) };
@@ -352,6 +384,14 @@ fn exchange_of(node: &Arc<dyn ExecutionPlan>) -> Result<Option<Exchange>> {
         return Ok(Some(Exchange::Merge { merge: Arc::clone(node), input }));
     }
     Ok(None)
+}
+
+/// `reader` with every partition sorted by `ordering`, if there is one.
+fn sorted(reader: ShuffleReaderExec, ordering: Option<LexOrdering>) -> Arc<dyn ExecutionPlan> {
+    match ordering {
+        Some(ordering) => Arc::new(SortExec::new(ordering, Arc::new(reader)).with_preserve_partitioning(true)),
+        None => Arc::new(reader),
+    }
 }
 
 /// Which children every task of `node` reads as a whole; empty if `node` runs as one task anyway.

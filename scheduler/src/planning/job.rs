@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::Array;
-use ballista_core::{BallistaConfig, StageId};
+use ballista_core::{BallistaConfig, StageId, units};
 use ballista_plan::codec::{PlanCodec, decode_batches};
 use ballista_plan::config::ballista_config;
 use ballista_plan::slice::can_slice;
+use ballista_plan::write::WriteExec;
 use ballista_plan::stage::{OutputPartitioning, StageOutput, StagePlan};
 use bytes::Bytes;
 use datafusion::common::ScalarValue;
@@ -23,7 +24,9 @@ use datafusion::physical_plan::sorts::sort::SortExec;
 
 use super::adapt::{BroadcastLimit, adapt, with_exact_statistics};
 use super::cut::{Cut, CutContext, CutPlan, cut, partitions};
+use super::explain::{indented, operator_lines};
 use super::fragment::{Parallelism, scanned_bytes, set_parallelism};
+use super::notes;
 use super::optimize::Optimizer;
 use super::range::{bounds_of, find_range_sort, mark_range_sort, replace_range_sort};
 
@@ -53,7 +56,7 @@ pub struct ClusterShape {
 }
 
 impl ClusterShape {
-    fn slots(&self) -> usize {
+    pub(super) fn slots(&self) -> usize {
         self.executors.iter().map(|executor| executor.slots as usize).sum::<usize>().max(1)
     }
 
@@ -111,8 +114,10 @@ pub struct PlannedStage {
     pub stage: StageId,
     /// Encoded [`StagePlan`].
     pub plan: Bytes,
-    /// For people: the plan as text.
+    /// For people: the plan as text, a line per operator, inputs two spaces deeper than what reads them.
     pub display: String,
+    /// For people: what becomes of the rows.
+    pub output: String,
     /// Partitions of the plan.
     pub partitions: u32,
     /// How they are handed to tasks.
@@ -123,6 +128,8 @@ pub struct PlannedStage {
     pub row_limit: Option<u64>,
     /// Its rows are the result.
     pub is_final: bool,
+    /// What its tasks write is published when all of them have succeeded.
+    pub commits: bool,
     /// Result rows must arrive in the order of the partitions.
     pub ordered: bool,
 }
@@ -138,22 +145,26 @@ pub struct PlanStep {
     pub one_task: bool,
     /// The final stage is among those given so far.
     pub complete: bool,
+    /// What was changed because of what is known by now, and why, for people.
+    pub notes: Vec<String>,
 }
 
 /// Plans one job.
 #[derive(Debug)]
 pub struct JobPlanner {
-    remaining: Arc<dyn ExecutionPlan>,
-    codec: PlanCodec,
-    config: BallistaConfig,
-    cluster: ClusterShape,
+    pub(super) remaining: Arc<dyn ExecutionPlan>,
+    pub(super) codec: PlanCodec,
+    pub(super) config: BallistaConfig,
+    pub(super) cluster: ClusterShape,
     optimizer: Optimizer,
-    input_bytes: u64,
+    pub(super) input_bytes: u64,
     /// The plan as it came, if it is to run as one task.
-    one_task: Option<Arc<dyn ExecutionPlan>>,
-    broadcast: BroadcastLimit,
+    pub(super) one_task: Option<Arc<dyn ExecutionPlan>>,
+    pub(super) broadcast: BroadcastLimit,
     stages: Stages,
     complete: bool,
+    /// What was changed since the last step, and why.
+    notes: Vec<String>,
 }
 
 /// The stages made so far.
@@ -239,6 +250,7 @@ impl JobPlanner {
             broadcast,
             stages,
             complete: false,
+            notes: vec![],
         }
     }
 
@@ -250,7 +262,8 @@ impl JobPlanner {
             let last = self.final_stage(true)?;
             self.complete = true;
             let small = self.input_bytes <= self.config.single_task_bytes;
-            return Ok(PlanStep { stages: vec![last], small, one_task: true, complete: true });
+            let notes = std::mem::take(&mut self.notes);
+            return Ok(PlanStep { stages: vec![last], small, one_task: true, complete: true, notes });
         }
         self.remaining = mark_range_sort(&plan, self.config.range_sort_bytes as usize)?;
         self.next_step()
@@ -265,6 +278,7 @@ impl JobPlanner {
         self.optimizer = Optimizer::new(self.optimizer.options(), &self.broadcast, buckets, true);
         self.remaining = plan;
         self.complete = false;
+        self.notes.push("planned again as many tasks, because one task ran out of memory".to_owned());
         self.start()
     }
 
@@ -282,7 +296,9 @@ impl JobPlanner {
         self.stages.finished.insert(stage, ());
         self.remaining = with_exact_statistics(plan, stage, result.rows, result.bytes)?;
         if self.config.adaptive {
-            let (adapted, changed) = adapt(Arc::clone(&self.remaining), &self.broadcast)?;
+            let mut notes = vec![];
+            let (adapted, changed) = adapt(Arc::clone(&self.remaining), &self.broadcast, &mut notes)?;
+            self.notes.extend(notes.into_iter().map(|note| format!("after stage {stage}: {note}")));
             if changed {
                 self.remaining = self.optimizer.reoptimize(adapted)?;
             }
@@ -304,7 +320,8 @@ impl JobPlanner {
             stages.push(self.final_stage(false)?);
             self.complete = true;
         }
-        Ok(PlanStep { stages, complete: self.complete, ..PlanStep::default() })
+        let notes = std::mem::take(&mut self.notes);
+        Ok(PlanStep { stages, complete: self.complete, notes, ..PlanStep::default() })
     }
 
     /// The input of the global sort lies in the executors: move it into ranges, or sort it in one task if it is small.
@@ -312,6 +329,8 @@ impl JobPlanner {
         let Some(sort) = find_range_sort(&self.remaining) else { return self.next_step() };
         let ordering = sort.ordering().clone();
         if bytes <= self.config.range_sort_bytes || self.stages.parallelism.slots == 1 {
+            let limit = units::Bytes(self.config.range_sort_bytes);
+            self.notes.push(format!("one task sorts {}; ranges are made of more than {limit}", units::Bytes(bytes)));
             self.remaining = replace_range_sort(&self.remaining, sort.merged())?;
             return self.next_step();
         }
@@ -321,6 +340,7 @@ impl JobPlanner {
         let bounds = bounds_of(&ordering, &input.schema(), samples, wanted)?;
         let buckets = bounds.first().map_or(0, |column| column.len()) + 1;
         let stage = self.stages.next_stage();
+        self.notes.push(format!("stage {stage} moves {} into {buckets} sorted ranges", units::Bytes(bytes)));
         let partitioning = OutputPartitioning::Range { keys: ordering.clone(), bounds, buckets };
         let statistics = ballista_plan::reader::ExchangeStatistics { rows: None, bytes: None, exact: false };
         let ranges = (0..buckets as u32).map(|bucket| bucket..bucket + 1).collect();
@@ -329,7 +349,8 @@ impl JobPlanner {
         self.remaining = replace_range_sort(&self.remaining, Arc::new(sorted))?;
         let output = StageOutput::Exchange { partitioning, sample: vec![] };
         let planned = self.planned(Cut { stage, plan: input, output, row_limit: None })?;
-        Ok(PlanStep { stages: vec![planned], ..PlanStep::default() })
+        let notes = std::mem::take(&mut self.notes);
+        Ok(PlanStep { stages: vec![planned], notes, ..PlanStep::default() })
     }
 
     fn final_stage(&mut self, whole: bool) -> Result<PlannedStage> {
@@ -342,7 +363,9 @@ impl JobPlanner {
         // Several sorted partitions at the root only come from a range exchange.
         let ordered = !whole && partitions(&plan) > 1 && ends_in_range_sort(&plan);
         let output = StageOutput::Result { ordered };
+        let commits = WriteExec::is_in(&plan);
         let mut planned = self.planned(Cut { stage, plan, output, row_limit: None })?;
+        planned.commits = commits;
         if whole {
             planned.slicing = PlannedSlicing::Whole { slots: self.cluster.most_slots() as u32 };
         }
@@ -351,7 +374,8 @@ impl JobPlanner {
         Ok(planned)
     }
 
-    fn planned(&self, cut: Cut) -> Result<PlannedStage> {
+    fn planned(&mut self, cut: Cut) -> Result<PlannedStage> {
+        self.notes.extend(notes::joined_buckets(cut.stage, &cut.plan, &self.stages.bucket_bytes));
         let slicing = if can_slice(&cut.plan) {
             PlannedSlicing::PerSlot { max_partitions: u32::MAX }
         } else {
@@ -359,17 +383,19 @@ impl JobPlanner {
         };
         let partitions = partitions(&cut.plan) as u32;
         let inputs = inputs_of(&cut.plan)?;
-        let display = datafusion::physical_plan::displayable(cut.plan.as_ref()).indent(false).to_string();
+        let (display, output) = (indented(&operator_lines(&cut.plan, false)), cut.output.describe());
         let plan = self.codec.encode_stage(&StagePlan { plan: cut.plan, output: cut.output })?;
         Ok(PlannedStage {
             stage: cut.stage,
             plan,
             display,
+            output,
             partitions,
             slicing,
             inputs,
             row_limit: cut.row_limit,
             is_final: false,
+            commits: false,
             ordered: false,
         })
     }
@@ -388,7 +414,7 @@ fn ends_in_range_sort(plan: &Arc<dyn ExecutionPlan>) -> bool {
     plan.is::<SortExec>()
 }
 
-fn inputs_of(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<StageId>> {
+pub(super) fn inputs_of(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<StageId>> {
     let mut stages = std::collections::BTreeSet::new();
     plan.apply(|node| {
         if let Some(reader) = node.downcast_ref::<ballista_plan::reader::ShuffleReaderExec>() {

@@ -19,12 +19,16 @@
 //! * [`cut`]: finds the exchanges that can run now and takes them out of the remaining plan.
 //! * [`adapt`]: decisions that exact statistics change.
 //! * [`fragment`]: parallelism of a stage, and its encoding.
+//! * [`explain`]: the stages as they are first planned, as text.
+//! * `notes`: what was changed, and why, in words.
 //! * [`job`]: [`job::JobPlanner`], which drives the above for one job.
 
 pub mod adapt;
 pub mod cut;
+pub mod explain;
 pub mod fragment;
 pub mod job;
+mod notes;
 pub mod optimize;
 pub mod range;
 pub mod scalar;

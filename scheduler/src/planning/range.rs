@@ -14,6 +14,7 @@ use arrow::array::ArrayRef;
 use arrow::compute::SortOptions;
 use arrow::row::SortField;
 use ballista_plan::codec::decode_columns;
+use ballista_shuffle::wire_type;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
@@ -149,7 +150,7 @@ pub fn bounds_of(
 ) -> Result<Vec<ArrayRef>> {
     let field = |key: &datafusion::physical_expr::PhysicalSortExpr| {
         let options = SortOptions { descending: key.options.descending, nulls_first: key.options.nulls_first };
-        Ok(SortField::new_with_options(key.expr.data_type(schema)?, options))
+        Ok(SortField::new_with_options(wire_type(&key.expr.data_type(schema)?), options))
     };
     let fields = ordering.iter().map(field).collect::<Result<Vec<_>>>()?;
     let decoded = samples.iter().map(|(_, sample)| decode_columns(sample)).collect::<Result<Vec<_>>>()?;

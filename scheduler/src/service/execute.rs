@@ -5,6 +5,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use ballista_core::JobId;
+use ballista_exchange::ExchangeError;
+use ballista_exchange::status::to_status;
 use ballista_proto as proto;
 use futures::Stream;
 use proto::job_event::Event;
@@ -13,8 +15,9 @@ use tonic::Status;
 use super::check_versions;
 use crate::error::{Result, SchedulerError};
 use crate::planner::PlanRequest;
+use crate::planning::explain::{ExplainFormat, ExplainStyle};
 use crate::shell::client::{ClientEvents, client_queue};
-use crate::shell::message::{Message, ShellHandle, Submission};
+use crate::shell::message::{Explanation, Message, ShellHandle, Submission};
 
 /// Settings of one job; a session has about two hundred keys in all.
 const MAX_SETTINGS: usize = 4096;
@@ -29,19 +32,45 @@ pub struct ClientStream {
 
 /// Submits a query.
 pub(super) async fn execute(shell: &ShellHandle, request: proto::ExecuteRequest) -> Result<ClientStream> {
-    check_versions("the client", request.protocol_version, &request.datafusion_version)?;
-    if request.settings.len() > MAX_SETTINGS {
-        return Err(SchedulerError::Protocol(format!("{} settings in one request", request.settings.len())));
-    }
+    let plan = plan_request(request)?;
     let job = JobId::random();
     let (client, events) = client_queue();
     client.send(Event::Accepted(proto::JobAccepted { job: job.to_string() }));
-    let settings = request.settings.into_iter().map(|setting| (setting.key, setting.value)).collect();
-    let plan = PlanRequest { session_id: request.session_id, settings, plan: request.plan };
     // Made before the submission, so that a client that leaves while the shell is busy is noticed too.
     let stream = ClientStream { job: job.clone(), events, shell: shell.clone() };
     shell.send(Message::Submit(Box::new(Submission { job, request: plan, client }))).await?;
     Ok(stream)
+}
+
+/// Plans a query and shows how it would run.
+pub(super) async fn explain(
+    shell: &ShellHandle,
+    request: proto::ExplainPlanRequest,
+) -> Result<proto::ExplainPlanResponse, Status> {
+    let ask = async {
+        let format = match request.format() {
+            proto::ExplainFormat::Indent => ExplainFormat::Indent,
+            proto::ExplainFormat::Tree => ExplainFormat::Tree,
+            proto::ExplainFormat::Graphviz => ExplainFormat::Graphviz,
+        };
+        let style = ExplainStyle { format, verbose: request.verbose };
+        let query = request.query.ok_or_else(|| SchedulerError::Protocol("nothing to explain".to_owned()))?;
+        let request = plan_request(query)?;
+        shell.ask(|reply| Message::Explain(Box::new(Explanation { request, style, reply }))).await
+    };
+    match ask.await.map_err(|error: SchedulerError| error.to_status())? {
+        Ok(plan) => Ok(proto::ExplainPlanResponse { plan }),
+        Err(error) => Err(to_status(&ExchangeError::Remote(error))),
+    }
+}
+
+fn plan_request(request: proto::ExecuteRequest) -> Result<PlanRequest> {
+    check_versions("the client", request.protocol_version, &request.datafusion_version)?;
+    if request.settings.len() > MAX_SETTINGS {
+        return Err(SchedulerError::Protocol(format!("{} settings in one request", request.settings.len())));
+    }
+    let settings = request.settings.into_iter().map(|setting| (setting.key, setting.value)).collect();
+    Ok(PlanRequest { session_id: request.session_id, settings, plan: request.plan })
 }
 
 impl Stream for ClientStream {

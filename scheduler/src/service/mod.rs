@@ -47,6 +47,10 @@ impl Api for SchedulerService {
         stream.map(Response::new).map_err(|error| error.to_status())
     }
 
+    async fn explain_plan(&self, request: Request<proto::ExplainPlanRequest>) -> Reply<proto::ExplainPlanResponse> {
+        execute::explain(&self.shell, request.into_inner()).await.map(Response::new)
+    }
+
     async fn cancel_job(&self, request: Request<proto::CancelJobRequest>) -> Reply<proto::CancelJobResponse> {
         let cancel = async {
             let job = JobId::new(&request.get_ref().job)?;

@@ -96,6 +96,11 @@ fn executor_message(message: proto::ExecutorMessage) -> Result<ExecutorMessage> 
             let outcome = match status.status.ok_or_else(|| missing("the status of a task"))? {
                 Outcome::Finished(output) => TaskStatus::Finished(Box::new(output)),
                 Outcome::Streaming(_) => TaskStatus::Streaming,
+                Outcome::Committed(_) => TaskStatus::Committed,
+                Outcome::CommitFailed(failure) => {
+                    let class = ErrorClass::from_code(failure.class);
+                    TaskStatus::CommitFailed(ClassifiedError::new(class, failure.message))
+                }
                 Outcome::Failed(failure) => {
                     let class = ErrorClass::from_code(failure.class);
                     TaskStatus::Failed(ClassifiedError::new(class, failure.message))

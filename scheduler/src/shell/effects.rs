@@ -26,7 +26,9 @@ impl Shell {
             Effect::Launch { task, executor, incarnation, .. } => {
                 (Some(task.job.clone()), Some((task.clone(), (executor.clone(), *incarnation))))
             }
-            Effect::CancelTask { task, .. } | Effect::StreamReady { task, .. } => (Some(task.job.clone()), None),
+            Effect::CancelTask { task, .. } | Effect::StreamReady { task, .. } | Effect::Commit { task, .. } => {
+                (Some(task.job.clone()), None)
+            }
             Effect::Plan { job, .. }
             | Effect::FreeStage { job, .. }
             | Effect::FreeJob { job, .. }
@@ -59,6 +61,10 @@ impl Shell {
                 }
                 let cancel = proto::CancelTask { task: Some(task_key_to_proto(&task)) };
                 self.send(&(executor, incarnation), ToExecutor::Cancel(cancel));
+            }
+            Effect::Commit { task, executor, incarnation } => {
+                let commit = proto::CommitTask { task: Some(task_key_to_proto(&task)) };
+                self.send(&(executor, incarnation), ToExecutor::Commit(commit));
             }
             Effect::StreamReady { task, executor, incarnation } => self.result_ready(&task, &(executor, incarnation)),
             Effect::FreeStage { job, stage, executors } => {

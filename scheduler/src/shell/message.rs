@@ -16,6 +16,7 @@ use super::executors::{Life, Session};
 use super::plans::PlanStore;
 use crate::error::{Result, SchedulerError};
 use crate::planner::{PlanRequest, Planner};
+use crate::planning::explain::ExplainStyle;
 use crate::planning::job::PlanStep;
 
 /// Messages that may wait for the shell; whoever sends one more waits.
@@ -25,6 +26,8 @@ const QUEUE: usize = 4096;
 pub(crate) enum Message {
     /// A client submits a query.
     Submit(Box<Submission>),
+    /// A client wants to see how a query would be planned first.
+    Explain(Box<Explanation>),
     /// A client has dropped its stream.
     ClientGone(JobId),
     /// Somebody wants a job to end. Answered with whether there was anything to end.
@@ -53,6 +56,13 @@ pub(crate) struct Submission {
     pub(crate) client: ClientQueue,
 }
 
+/// A query to explain, and the way back.
+pub(crate) struct Explanation {
+    pub(crate) request: PlanRequest,
+    pub(crate) style: ExplainStyle,
+    pub(crate) reply: oneshot::Sender<Result<String, ClassifiedError>>,
+}
+
 /// What an executor says of itself when it joins.
 pub(crate) struct Registration {
     pub(crate) address: ExecutorAddress,
@@ -73,6 +83,8 @@ pub(crate) enum TaskStatus {
     Streaming,
     Finished(Box<proto::TaskOutput>),
     Failed(ClassifiedError),
+    Committed,
+    CommitFailed(ClassifiedError),
 }
 
 /// Reaches the shell from anywhere.

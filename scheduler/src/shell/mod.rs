@@ -173,6 +173,7 @@ impl Shell {
     fn handle(&mut self, message: Message) {
         match message {
             Message::Submit(submission) => self.submit(*submission),
+            Message::Explain(explanation) => self.explain(*explanation),
             Message::ClientGone(job) => self.client_gone(&job),
             Message::Cancel { job, reply } => {
                 let found = self.cancel(&job, "asked for by a user");
@@ -313,6 +314,8 @@ impl Shell {
         let (executor, incarnation) = life.clone();
         match status {
             TaskStatus::Streaming => Event::TaskStreaming { task, executor, incarnation },
+            TaskStatus::Committed => Event::TaskCommitted { task, executor, incarnation },
+            TaskStatus::CommitFailed(error) => Event::CommitFailed { task, executor, incarnation, error },
             TaskStatus::Failed(error) => {
                 debug!(%task, %executor, class = %error.class, message = %error.message, "task failed");
                 Event::TaskFailed { task, executor, incarnation, error }
@@ -413,9 +416,11 @@ fn job_of_event(event: &Event) -> Option<&JobId> {
         | Event::PlanFailed { job, .. }
         | Event::JobCancelled { job, .. }
         | Event::ClientDone { job } => Some(job),
-        Event::TaskFinished { task, .. } | Event::TaskFailed { task, .. } | Event::TaskStreaming { task, .. } => {
-            Some(&task.job)
-        }
+        Event::TaskFinished { task, .. }
+        | Event::TaskFailed { task, .. }
+        | Event::TaskStreaming { task, .. }
+        | Event::TaskCommitted { task, .. }
+        | Event::CommitFailed { task, .. } => Some(&task.job),
         Event::ExecutorJoined { .. }
         | Event::ExecutorHeartbeat { .. }
         | Event::ExecutorLost { .. }

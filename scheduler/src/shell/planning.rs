@@ -13,7 +13,7 @@ use tracing::{debug, info, trace};
 
 use super::Shell;
 use super::job::Job;
-use super::message::Message;
+use super::message::{Explanation, Message};
 use super::outgoing::EncodedInput;
 use super::pool::catch;
 use crate::planner::{PlanRequest, Planner, PlannerFactory};
@@ -68,6 +68,22 @@ impl Shell {
             job.planning.due.push_back((finished.stage, result));
             self.plan_next(id);
         }
+    }
+
+    /// Plans a query only to show how.
+    pub(super) fn explain(&self, explanation: Explanation) {
+        let Explanation { request, style, reply } = explanation;
+        let (cluster, planners) = (ClusterShape { executors: self.executors.shapes() }, Arc::clone(&self.planners));
+        self.pool.spawn(move || {
+            let text = match catch(|| planners.explain(&request, cluster, style)) {
+                Ok(planned) => planned.map_err(|error| classify(&error)),
+                Err(panic) => {
+                    Err(ClassifiedError::new(ErrorClass::Deterministic, format!("planning panicked: {panic}")))
+                }
+            };
+            // Whoever asked may have gone.
+            let _ = reply.send(text);
+        });
     }
 
     /// Tells the planner of the next finished stage, if it is at home.
@@ -170,6 +186,7 @@ fn spec(job: &Job, planned: &PlannedStage) -> StageSpec {
         inputs: planned.inputs.clone(),
         row_limit: planned.row_limit,
         is_final: planned.is_final,
+        commits: planned.commits,
         preferred,
     }
 }

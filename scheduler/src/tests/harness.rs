@@ -73,11 +73,13 @@ impl Scripted {
             stage: StageId(stage),
             plan: Bytes::from(vec![stage as u8 + 1; 5 << 18]),
             display: String::new(),
+            output: String::new(),
             partitions,
             slicing: PlannedSlicing::PerSlot { max_partitions: 2 },
             inputs,
             row_limit: None,
             is_final,
+            commits: self.has("commits"),
             ordered: self.has("ordered"),
         }
     }
@@ -92,6 +94,7 @@ impl Planner for Scripted {
                 small: true,
                 one_task: true,
                 complete: true,
+                notes: vec![],
             }),
             "shuffle" => Ok(PlanStep { stages: vec![self.stage(0, partitions, vec![], false)], ..PlanStep::default() }),
             "panic" => panic!("scripted panic"),

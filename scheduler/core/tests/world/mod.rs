@@ -57,6 +57,8 @@ pub struct World {
     pub launches: u64,
     /// Jobs that were planned again because their one task ran out of memory.
     pub replans: u64,
+    /// What tasks wrote may fail to be published.
+    faults: bool,
     /// How many jobs ended as finished, failed, cancelled.
     pub ends: [u64; 3],
 }
@@ -91,13 +93,14 @@ impl World {
             steps: 0,
             launches: 0,
             replans: 0,
+            faults: false,
             ends: [0; 3],
         }
     }
 
     /// Plays a script to its end, then lets faults stop and everything end.
     pub fn run(script: &[u64], mix: Mix) -> Result<Self, String> {
-        let mut world = Self::new();
+        let mut world = Self { faults: mix.fail > 0, ..Self::new() };
         world.join(0, 3)?;
         for number in script {
             world.act(*number, mix)?;
@@ -119,6 +122,14 @@ impl World {
         self.model.apply(&event, &effects).map_err(context)?;
         for effect in &effects {
             match effect {
+                Effect::Commit { task, executor, incarnation } => {
+                    let (task, executor, incarnation) = (task.clone(), executor.clone(), *incarnation);
+                    let error = ClassifiedError::new(ErrorClass::Transient, "no connection to the store");
+                    self.wire.push(match self.faults && self.steps.is_multiple_of(8) {
+                        true => Event::CommitFailed { task, executor, incarnation, error },
+                        false => Event::TaskCommitted { task, executor, incarnation },
+                    });
+                }
                 Effect::Plan { job, reason } => {
                     let dag = self.dags.get_mut(job).ok_or("a plan for an unknown job")?;
                     match reason {

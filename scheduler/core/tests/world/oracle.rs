@@ -68,6 +68,8 @@ pub struct Task {
     /// Its first end that counted: a success with these numbers, or a failure.
     ended: Option<Option<OutputStats>>,
     streamed: bool,
+    /// It was told to publish what it wrote, and whether it has.
+    commit: Option<bool>,
 }
 
 #[derive(Default)]
@@ -133,6 +135,13 @@ impl Model {
             }
             Event::TaskFinished { task, executor, incarnation, output } => (task, executor, incarnation, Some(*output)),
             Event::TaskFailed { task, executor, incarnation, .. } => (task, executor, incarnation, None),
+            Event::TaskCommitted { task, executor, incarnation } => {
+                if self.process(executor, *incarnation).is_some_and(|process| !process.fenced) {
+                    let task = self.tasks.get_mut(task).ok_or("an unknown task has committed")?;
+                    task.commit = task.commit.map(|_| true);
+                }
+                return Ok(());
+            }
             _ => return Ok(()),
         };
         let Some(process) = self.process(executor, *incarnation).filter(|process| !process.fenced) else {
@@ -152,7 +161,9 @@ impl Model {
         self.check_losses(effects)?;
         if let Event::TaskFinished { executor, incarnation, .. }
         | Event::TaskFailed { executor, incarnation, .. }
-        | Event::TaskStreaming { executor, incarnation, .. } = event
+        | Event::TaskStreaming { executor, incarnation, .. }
+        | Event::TaskCommitted { executor, incarnation, .. }
+        | Event::CommitFailed { executor, incarnation, .. } = event
         {
             let is_out = self.process(executor, *incarnation).is_none_or(|process| process.fenced);
             let is_fence = |effect: &Effect| matches!(effect, Effect::FenceExecutor { .. });
@@ -165,6 +176,9 @@ impl Model {
                         self.tasks.get(task).is_some_and(|task| !task.cancelled && task.ended == Some(None))
                     }
                     Event::PlanFailed { .. } => true,
+                    Event::CommitFailed { task, .. } => {
+                        self.tasks.get(task).is_some_and(|task| task.commit == Some(false))
+                    }
                     _ => error.class == ErrorClass::Infra,
                 };
                 ensure!(counts, "a job failed for no reason: {error}");
@@ -242,6 +256,15 @@ impl Model {
                 let is_complete = partitions == spec.partitions as usize;
                 ensure!(is_complete || spec.row_limit.is_some_and(|limit| rows >= limit), "partitions are missing");
             }
+            Effect::Commit { task: key, .. } => {
+                let task = self.tasks.get_mut(key).ok_or("an unknown task commits")?;
+                ensure!(task.commit.replace(false).is_none(), "{key} is told to commit twice");
+                ensure!(matches!(task.ended, Some(Some(_))) && !task.cancelled, "{key} commits and did not win");
+                let job = &self.jobs[&key.job];
+                ensure!(job.status == Status::Live, "{key} commits for a job that is over");
+                let spec = job.specs.get(&key.stage);
+                ensure!(spec.is_some_and(|spec| spec.is_final && spec.commits), "{key} has nothing to commit");
+            }
             Effect::FreeStage { job, stage, .. } => {
                 let known = self.jobs.get_mut(job).ok_or("frees a stage of nobody")?;
                 known.freed.insert(*stage);
@@ -263,6 +286,8 @@ impl Model {
                 known.finished.insert(spec.stage);
                 for (key, _) in winners(&self.tasks, job, spec.stage) {
                     ensure!(self.tasks[&key].streamed, "the client was not told of {key}");
+                    let is_published = !spec.commits || self.tasks[&key].commit == Some(true);
+                    ensure!(is_published, "{job} finished before {key} was published");
                 }
             }
             Effect::JobFailed { job, .. } | Effect::JobCancelled { job } => {
@@ -321,6 +346,7 @@ impl Model {
             cancelled: false,
             ended: None,
             streamed: false,
+            commit: None,
         };
         ensure!(self.tasks.insert(key.clone(), task).is_none(), "{key} is launched twice");
         let is_it = |process: &&mut Process| process.executor == executor && process.incarnation == incarnation;

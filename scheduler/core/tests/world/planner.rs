@@ -67,9 +67,10 @@ impl Dag {
             let preferred = (0..draw(u64::from(partitions) + 1))
                 .map(|_| (0..draw(3)).map(|_| (executor(draw(EXECUTORS + 1)), draw(50))).collect())
                 .collect();
+            let commits = is_final && draw(3) == 0;
             let stage = StageId(first + stage);
             unread.insert(stage);
-            stages.push(StageSpec { stage, partitions, slicing, inputs, row_limit, is_final, preferred });
+            stages.push(StageSpec { stage, partitions, slicing, inputs, row_limit, is_final, commits, preferred });
         }
         let small = draw(2) == 0;
         Self { stages, adaptive, small, due: 0, finished: BTreeSet::new(), planned: BTreeSet::new() }

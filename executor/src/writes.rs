@@ -1,0 +1,119 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What tasks wrote to object stores and nobody can see yet.
+//!
+//! ```text
+//!   task runs ─begin─▶ it succeeds ─keep─▶ staged ─commit─▶ published
+//!                      it fails                │
+//!                        └──────── discarded ◀─┴─ its job is freed
+//! ```
+//!
+//! **Failure modes.** A file that cannot be published fails the commit of its task with the store's error; files of
+//! the task that were not tried yet are discarded. One that cannot be discarded is logged and left behind, invisible.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ballista_core::{ClassifiedError, ErrorClass, JobId, TaskKey};
+use ballista_exchange::classify;
+use ballista_plan::write::staging::{Staged, TaskWrites};
+use datafusion::error::DataFusionError;
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Writes {
+    tasks: Mutex<HashMap<TaskKey, Phase>>,
+    runtime: Handle,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Running(Arc<TaskWrites>),
+    Staged(Vec<Staged>),
+    Publishing,
+}
+
+impl Writes {
+    /// Discards on `runtime`.
+    pub(crate) fn new(runtime: Handle) -> Self {
+        Self { tasks: Mutex::default(), runtime }
+    }
+
+    /// A task starts that writes.
+    pub(crate) fn begin(&self, task: &TaskKey, writes: Arc<TaskWrites>) {
+        self.tasks.lock().insert(task.clone(), Phase::Running(writes));
+    }
+
+    /// A task has ended, whether it writes or not: keeps what it wrote if it succeeded.
+    pub(crate) fn end(&self, task: &TaskKey, succeeded: bool) {
+        let mut tasks = self.tasks.lock();
+        let Some(Phase::Running(writes)) = tasks.get(task) else { return };
+        let staged = writes.take();
+        if succeeded {
+            tasks.insert(task.clone(), Phase::Staged(staged));
+        } else {
+            tasks.remove(task);
+            self.discard(staged);
+        }
+    }
+
+    /// Makes visible what a task wrote.
+    pub(crate) async fn commit(&self, task: &TaskKey) -> Result<(), ClassifiedError> {
+        let phase = self.tasks.lock().insert(task.clone(), Phase::Publishing);
+        let outcome = match phase {
+            Some(Phase::Staged(staged)) => self.publish(staged).await,
+            _ => {
+                let message = format!("task {task} has nothing to publish on this executor");
+                Err(ClassifiedError::new(ErrorClass::Deterministic, message))
+            }
+        };
+        self.tasks.lock().remove(task);
+        outcome
+    }
+
+    async fn publish(&self, staged: Vec<Staged>) -> Result<(), ClassifiedError> {
+        let mut staged = staged.into_iter();
+        while let Some(file) = staged.next() {
+            let path = file.path().clone();
+            if let Err(error) = file.publish().await {
+                self.discard(staged.collect());
+                let error = DataFusionError::from(error).context(format!("{path} could not be published"));
+                return Err(classify(&error));
+            }
+            tracing::debug!(%path, "published");
+        }
+        Ok(())
+    }
+
+    /// Throws away what the tasks of a job wrote and was not published.
+    pub(crate) fn free_job(&self, job: &JobId) {
+        let mut tasks = self.tasks.lock();
+        // Running ones end through `end`, which finds their job gone or discards what it finds.
+        let freed = tasks.extract_if(|task, phase| task.job == *job && matches!(phase, Phase::Staged(_)));
+        for (_, phase) in freed {
+            if let Phase::Staged(staged) = phase {
+                self.discard(staged);
+            }
+        }
+    }
+
+    /// Whether nothing waits to be published.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.tasks.lock().is_empty()
+    }
+
+    fn discard(&self, staged: Vec<Staged>) {
+        if staged.is_empty() {
+            return;
+        }
+        self.runtime.spawn(async move {
+            for file in staged {
+                let path = file.path().clone();
+                if let Err(error) = file.discard().await {
+                    tracing::warn!(%path, %error, "an uncompleted upload stays behind");
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+//! The converter that plans and expressions go through, level by level, on their way to protocol buffers and back.
+//!
+//! Protocol buffers refuse messages that are nested more than 100 deep, so every few levels what is below becomes bytes
+//! inside its parent, which begin to count anew:
+//!
+//! ```text
+//!   a − b + c − … ─▶ [ a − b + c − bytes ] ─▶ [ … − bytes ] ─▶ [ … ]
+//! ```
+//!
+//! What `datafusion-proto` loses of a node is added here; see [`crate::lost`].
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use arrow::datatypes::Schema;
+use ballista_proto as proto;
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::error::Result;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion_proto::physical_plan::from_proto::parse_physical_expr_with_converter;
+use datafusion_proto::physical_plan::to_proto::serialize_physical_expr_with_converter;
+use datafusion_proto::physical_plan::{
+    PhysicalExtensionCodec, PhysicalPlanDecodeContext, PhysicalPlanNodeExt, PhysicalProtoConverterExtension,
+};
+use datafusion_proto::protobuf::physical_expr_node::ExprType;
+use datafusion_proto::protobuf::physical_plan_node::PhysicalPlanType;
+use datafusion_proto::protobuf::{
+    PhysicalExprNode, PhysicalExtensionExprNode, PhysicalExtensionNode, PhysicalPlanNode, PhysicalSortExprNode,
+    PhysicalSortExprNodeCollection,
+};
+use prost::Message;
+use proto::expr_node::Expr;
+use proto::plan_node::Node;
+
+use crate::codec::corrupt;
+use crate::lost::lost;
+use crate::slice::{memory_scan, original_orderings};
+
+/// Nodes and expressions per message; each is up to four messages deep, and types of columns come on top.
+const LEVELS: usize = 12;
+
+/// Stack that a few levels may need, and how much more is made when that is not left.
+const STACK_LEFT: usize = 256 << 10;
+const MORE_STACK: usize = 4 << 20;
+
+/// Encodes or decodes one plan.
+#[derive(Default)]
+pub(crate) struct Converter {
+    depth: Cell<usize>,
+}
+
+impl Converter {
+    /// Runs `work` one level deeper, and says how deep that was.
+    fn deeper<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, usize)> {
+        let depth = self.depth.get() + 1;
+        self.depth.set(depth);
+        let done = with_stack(work);
+        self.depth.set(depth - 1);
+        Ok((done?, depth))
+    }
+
+    fn encode_node(
+        &self,
+        plan: &Arc<dyn ExecutionPlan>,
+        codec: &dyn PhysicalExtensionCodec,
+    ) -> Result<PhysicalPlanNode> {
+        let mut node = PhysicalPlanNode::try_from_physical_plan_with_converter(Arc::clone(plan), codec, self)?;
+        if let (Some(memory), Some(PhysicalPlanType::MemoryScan(scan))) =
+            (memory_scan(plan), &mut node.physical_plan_type)
+        {
+            scan.sort_information = self.encode_orderings(memory, codec)?;
+        }
+        let lost = lost(plan, &mut node)?;
+        Ok(lost.into_iter().fold(node, |node, lost| extension(lost, vec![node])))
+    }
+
+    /// The orders of a table in memory, in columns of the table: the decoder applies the projection to them again.
+    fn encode_orderings(
+        &self,
+        memory: &MemorySourceConfig,
+        codec: &dyn PhysicalExtensionCodec,
+    ) -> Result<Vec<PhysicalSortExprNodeCollection>> {
+        let encode = |key: &datafusion::physical_expr::PhysicalSortExpr| {
+            Ok(PhysicalSortExprNode {
+                expr: Some(Box::new(self.physical_expr_to_proto(&key.expr, codec)?)),
+                asc: !key.options.descending,
+                nulls_first: key.options.nulls_first,
+            })
+        };
+        let collection = |ordering: &datafusion::physical_expr::LexOrdering| {
+            let physical_sort_expr_nodes = ordering.iter().map(encode).collect::<Result<_>>()?;
+            Ok(PhysicalSortExprNodeCollection { physical_sort_expr_nodes })
+        };
+        original_orderings(memory)?.iter().map(collection).collect()
+    }
+}
+
+/// Runs `work` with enough stack for a few levels.
+pub(crate) fn with_stack<T>(work: impl FnOnce() -> T) -> T {
+    stacker::maybe_grow(STACK_LEFT, MORE_STACK, work)
+}
+
+fn extension(node: Node, inputs: Vec<PhysicalPlanNode>) -> PhysicalPlanNode {
+    let node = proto::PlanNode { node: Some(node) }.encode_to_vec();
+    PhysicalPlanNode { physical_plan_type: Some(PhysicalPlanType::Extension(PhysicalExtensionNode { node, inputs })) }
+}
+
+/// The encoded plan that `node` holds as bytes.
+fn nested_plan(node: &PhysicalPlanNode) -> Result<Option<PhysicalPlanNode>> {
+    let Some(PhysicalPlanType::Extension(extension)) = &node.physical_plan_type else { return Ok(None) };
+    if !extension.inputs.is_empty() {
+        return Ok(None);
+    }
+    let inner = proto::PlanNode::decode(extension.node.as_slice()).map_err(|error| corrupt("plan node", &error))?;
+    let Some(Node::Nested(bytes)) = inner.node else { return Ok(None) };
+    PhysicalPlanNode::decode(bytes).map(Some).map_err(|error| corrupt("plan", &error))
+}
+
+/// The encoded expression that `node` holds as bytes.
+fn nested_expr(node: &PhysicalExprNode) -> Result<Option<PhysicalExprNode>> {
+    let Some(ExprType::Extension(extension)) = &node.expr_type else { return Ok(None) };
+    let inner = proto::ExprNode::decode(extension.expr.as_slice()).map_err(|error| corrupt("expression", &error))?;
+    let Some(Expr::Nested(bytes)) = inner.expr else { return Ok(None) };
+    PhysicalExprNode::decode(bytes).map(Some).map_err(|error| corrupt("expression", &error))
+}
+
+impl PhysicalProtoConverterExtension for Converter {
+    fn proto_to_execution_plan(
+        &self,
+        proto: &PhysicalPlanNode,
+        ctx: &PhysicalPlanDecodeContext<'_>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        with_stack(|| match nested_plan(proto)? {
+            Some(inner) => inner.try_into_physical_plan_with_context(ctx, self),
+            None => proto.try_into_physical_plan_with_context(ctx, self),
+        })
+    }
+
+    fn execution_plan_to_proto(
+        &self,
+        plan: &Arc<dyn ExecutionPlan>,
+        codec: &dyn PhysicalExtensionCodec,
+    ) -> Result<PhysicalPlanNode> {
+        let (node, depth) = self.deeper(|| self.encode_node(plan, codec))?;
+        if !depth.is_multiple_of(LEVELS) {
+            return Ok(node);
+        }
+        Ok(extension(Node::Nested(node.encode_to_vec().into()), vec![]))
+    }
+
+    fn proto_to_physical_expr(
+        &self,
+        proto: &PhysicalExprNode,
+        input_schema: &Schema,
+        ctx: &PhysicalPlanDecodeContext<'_>,
+    ) -> Result<Arc<dyn PhysicalExpr>> {
+        with_stack(|| match nested_expr(proto)? {
+            Some(inner) => parse_physical_expr_with_converter(&inner, input_schema, ctx, self),
+            None => parse_physical_expr_with_converter(proto, input_schema, ctx, self),
+        })
+    }
+
+    fn physical_expr_to_proto(
+        &self,
+        expr: &Arc<dyn PhysicalExpr>,
+        codec: &dyn PhysicalExtensionCodec,
+    ) -> Result<PhysicalExprNode> {
+        let (node, depth) = self.deeper(|| serialize_physical_expr_with_converter(expr, codec, self))?;
+        if !depth.is_multiple_of(LEVELS) {
+            return Ok(node);
+        }
+        let expr = proto::ExprNode { expr: Some(Expr::Nested(node.encode_to_vec().into())) }.encode_to_vec();
+        let extension = PhysicalExtensionExprNode { expr, inputs: vec![] };
+        Ok(PhysicalExprNode { expr_id: None, expr_type: Some(ExprType::Extension(extension)) })
+    }
+}
