@@ -5,6 +5,7 @@
 //! * [`cluster`]: [`Cluster`], the connections of a session; [`endpoint`]: addresses and tuned channels.
 //! * [`planner`]: [`BallistaQueryPlanner`], which a session plans with; [`state`] installs it.
 //! * [`exec`]: [`DistributedQueryExec`], the leaf that stands for what the cluster computes.
+//! * [`explain`]: `EXPLAIN`, with what the scheduler would do.
 //! * [`summary`]: progress and figures of a job.
 //! * [`config`]: what an application may add to its `SessionConfig`.
 //! * [`error`]: what can go wrong, with a class.
@@ -20,6 +21,7 @@ mod conform;
 pub mod endpoint;
 pub mod error;
 pub mod exec;
+pub mod explain;
 mod initial;
 mod job;
 mod parts;
