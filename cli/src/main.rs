@@ -1,29 +1,47 @@
 // SPDX-License-Identifier: Apache-2.0
 //! `ballista-cli`: SQL on a cluster, or on one inside the process.
 //!
-//! * [`args`]: flags. [`statements`]: from text to statements. [`shell`]: running them. [`output`]: printing rows.
+//! * [`args`]: the command line. [`session`]: the session and its cluster.
+//! * [`statements`]: from text to statements. [`commands`]: the commands of the shell.
+//! * [`shell`]: runs both. [`interact`]: somebody types them. [`editor`], [`complete`]: what helps in that.
+//! * [`output`]: printing rows. [`progress`]: how far a query is. [`diagnose`]: errors and their places.
+//! * [`cluster`]: jobs and executors as rows.
 
 mod args;
+mod cluster;
+mod commands;
+mod complete;
+mod diagnose;
+mod editor;
+mod interact;
 mod output;
+mod progress;
+mod session;
 mod shell;
 mod statements;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
-use ballista::prelude::*;
+use ballista_client::Cluster;
 use clap::Parser;
-use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::SessionStateBuilder;
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::error::Result;
+use datafusion::prelude::SessionContext;
 use tracing_subscriber::EnvFilter;
 
-use args::Args;
-use output::Printer;
-use shell::Shell;
+use args::{Action, Args};
+use diagnose::Origin;
+use output::{Destination, Printer, Settings};
+use progress::Heard;
+use shell::{Shell, Step, Stop, complain};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// What a shell says of a program that Ctrl-C ended.
+const CANCELLED: u8 = 130;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -32,53 +50,85 @@ async fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("error"));
     let colours = io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(io::stderr).init();
-    match run(&args).await {
-        Ok(()) => ExitCode::SUCCESS,
-        // Whoever read our output has seen enough: `ballista-cli … | head`.
-        Err(DataFusionError::IoError(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+    let mut shell = match start(&args).await {
+        Ok(shell) => shell,
         Err(error) => {
-            report(&error);
-            ExitCode::FAILURE
+            complain(&diagnose::plain(&error));
+            return ExitCode::FAILURE;
+        }
+    };
+    match run(&args, &mut shell).await {
+        Ok(()) | Err(Stop::Quit | Stop::OutputClosed) => ExitCode::SUCCESS,
+        Err(Stop::Failed) => ExitCode::FAILURE,
+        Err(Stop::Cancelled) => ExitCode::from(CANCELLED),
+    }
+}
+
+async fn start(args: &Args) -> Result<Shell> {
+    let one_answer = matches!(args.action, Some(Action::Jobs | Action::Executors));
+    let settings = Settings {
+        format: args.format,
+        max_rows: args.max_rows,
+        expanded: false,
+        quiet: args.quiet || one_answer,
+        timing: true,
+    };
+    let heard = Heard::default();
+    let (context, cluster) = match args.action {
+        // The cluster is asked, no query is run.
+        Some(Action::Jobs | Action::Executors | Action::Cancel { .. }) => {
+            (SessionContext::new(), Arc::new(Cluster::connect(&args.cluster()).await?))
+        }
+        Some(Action::Explain { .. }) | None => session::connect(args.scheduler(), heard.clone()).await?,
+    };
+    Ok(Shell::new(context, cluster, heard, Printer::new(Destination::standard(), settings))?)
+}
+
+async fn run(args: &Args, shell: &mut Shell) -> Step {
+    match &args.action {
+        Some(Action::Jobs) => return shell.overview(false).await,
+        Some(Action::Executors) => return shell.overview(true).await,
+        Some(Action::Cancel { id }) => return shell.cancel(id).await,
+        Some(Action::Explain { .. }) | None => {}
+    }
+    let converses = args.is_a_conversation() && io::stdin().is_terminal();
+    if let Some(rc) = rc_file(args) {
+        match shell.run_quietly(&rc).await {
+            // Somebody who sees the error can go on.
+            Err(Stop::Failed) if converses => {}
+            step => step?,
         }
     }
-}
-
-async fn run(args: &Args) -> Result<()> {
-    let context = connect(args).await?;
-    let mut shell = Shell::new(context, Printer::new(io::stdout(), args.format, args.quiet));
     for file in &args.file {
-        let text = std::fs::read_to_string(file).map_err(|error| {
-            DataFusionError::IoError(io::Error::new(error.kind(), format!("cannot read {}: {error}", file.display())))
-        })?;
-        shell.run_script(&text).await?;
+        shell.run_file(file).await?;
     }
     for command in &args.command {
-        shell.run_script(command).await?;
+        shell.run_script(command, "-c").await?;
     }
-    if args.file.is_empty() && args.command.is_empty() {
-        shell.run_stdin().await?;
+    if let Some(Action::Explain { analyze, verbose, sql }) = &args.action {
+        let words = [("ANALYZE ", *analyze), ("VERBOSE ", *verbose)];
+        let words: String = words.into_iter().filter_map(|(word, wanted)| wanted.then_some(word)).collect();
+        let sql = format!("EXPLAIN {words}{}", sql.trim().trim_end_matches(';'));
+        return shell.statement(&sql, Origin { source: None, line: 0, number: 1 }).await;
     }
-    Ok(())
+    if converses {
+        if !args.quiet {
+            println!(
+                "Ballista {} on {}. \\? lists the commands, \\q leaves.",
+                env!("CARGO_PKG_VERSION"),
+                shell.place()
+            );
+        }
+        return interact::converse(shell).await;
+    }
+    if args.is_a_conversation() { shell.run_file(Path::new("-")).await } else { Ok(()) }
 }
 
-async fn connect(args: &Args) -> Result<SessionContext> {
-    let config = SessionConfig::new().with_information_schema(true);
-    let state = SessionStateBuilder::new().with_config(config).with_default_features().build();
-    let context = match args.scheduler() {
-        Some(url) => SessionContext::remote_with_state(&url, state).await?,
-        None => SessionContext::standalone_with_state(state).await?,
-    };
-    // Lets a query name a file in the place of a table.
-    Ok(context.enable_url_table())
-}
-
-/// Prints an error for people.
-fn report(error: &DataFusionError) {
-    let text = match error {
-        // What it wraps says it all.
-        DataFusionError::External(inner) => inner.to_string(),
-        other => other.strip_backtrace(),
-    };
-    // Nobody is left to tell if this fails.
-    let _ = writeln!(io::stderr(), "error: {text}");
+/// The file that is run first.
+fn rc_file(args: &Args) -> Option<PathBuf> {
+    if args.no_rc {
+        return None;
+    }
+    let default = || std::env::home_dir().map(|home| home.join(".ballistarc")).filter(|file| file.is_file());
+    args.rc.clone().or_else(default)
 }

@@ -6,7 +6,7 @@
 //! * [`planner`]: [`BallistaQueryPlanner`], which a session plans with; [`state`] installs it.
 //! * [`exec`]: [`DistributedQueryExec`], the leaf that stands for what the cluster computes.
 //! * [`explain`]: `EXPLAIN`, with what the scheduler would do.
-//! * [`summary`]: progress and figures of a job.
+//! * [`summary`]: progress and figures of a job. [`overview`]: executors and jobs of a cluster, cancelling.
 //! * [`config`]: what an application may add to its `SessionConfig`.
 //! * [`error`]: what can go wrong, with a class.
 //!
@@ -24,6 +24,7 @@ pub mod exec;
 pub mod explain;
 mod initial;
 mod job;
+pub mod overview;
 mod parts;
 pub mod planner;
 #[cfg(test)]
@@ -37,6 +38,7 @@ pub use config::ClientConfigExt;
 pub use endpoint::SchedulerEndpoint;
 pub use error::ClientError;
 pub use exec::DistributedQueryExec;
+pub use overview::{ClusterOverview, ExecutorOverview, JobOverview};
 pub use planner::BallistaQueryPlanner;
 pub use state::distributed_state;
 pub use summary::{JobProgress, JobSummary, ProgressListener, job_summary};
