@@ -8,6 +8,8 @@ use ballista_client::{BallistaQueryPlanner, Cluster, ExecutorOverview, JobOvervi
 use datafusion::error::Result;
 use datafusion::prelude::SessionContext;
 
+use crate::progress::bytes;
+
 /// The cluster that a session's queries go to.
 pub(crate) fn of_session(context: &SessionContext) -> Option<Arc<Cluster>> {
     let state = context.state();
@@ -15,7 +17,7 @@ pub(crate) fn of_session(context: &SessionContext) -> Option<Arc<Cluster>> {
     planner.downcast_ref::<BallistaQueryPlanner>().map(|planner| Arc::clone(planner.cluster()))
 }
 
-/// A row per job.
+/// A row per job, with every figure in a column of its own.
 pub(crate) fn jobs(jobs: &[JobOverview]) -> Result<RecordBatch> {
     let text = |of: fn(&JobOverview) -> &str| Arc::new(StringArray::from_iter_values(jobs.iter().map(of))) as ArrayRef;
     let small = |of: fn(&JobOverview) -> u32| Arc::new(UInt32Array::from_iter_values(jobs.iter().map(of))) as ArrayRef;
@@ -27,10 +29,26 @@ pub(crate) fn jobs(jobs: &[JobOverview]) -> Result<RecordBatch> {
         ("stages_done", small(|job| job.progress.stages_done)),
         ("stages", small(|job| job.progress.stages_planned)),
         ("tasks_done", small(|job| job.progress.tasks_done)),
-        ("running", small(|job| job.progress.tasks_running)),
+        ("tasks_running", small(|job| job.progress.tasks_running)),
         ("tasks", small(|job| job.progress.tasks_planned)),
         ("rows", large(|job| job.progress.rows)),
         ("bytes_exchanged", large(|job| job.progress.bytes)),
+    ])?)
+}
+
+/// The same for people, in little room.
+pub(crate) fn jobs_for_people(jobs: &[JobOverview]) -> Result<RecordBatch> {
+    let text =
+        |of: fn(&JobOverview) -> String| Arc::new(StringArray::from_iter_values(jobs.iter().map(of))) as ArrayRef;
+    Ok(RecordBatch::try_from_iter([
+        ("job", text(|job| job.progress.job_id.clone())),
+        ("name", text(|job| job.name.clone())),
+        ("state", text(|job| job.state.clone())),
+        ("stages", text(|job| format!("{}/{}", job.progress.stages_done, job.progress.stages_planned))),
+        ("tasks", text(|job| format!("{}/{}", job.progress.tasks_done, job.progress.tasks_planned))),
+        ("running", text(|job| job.progress.tasks_running.to_string())),
+        ("rows", text(|job| job.progress.rows.to_string())),
+        ("exchanged", text(|job| bytes(job.progress.bytes))),
     ])?)
 }
 

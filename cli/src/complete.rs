@@ -122,7 +122,9 @@ impl Complete for Names {
         if before.matches('\'').count() % 2 == 1
             && let Some(quote) = before.rfind('\'')
         {
-            return (quote + 1, files(&before[quote + 1..]));
+            // A file ends the string, a folder goes on.
+            let end = |path: String| if path.ends_with('/') { path } else { format!("{path}'") };
+            return (quote + 1, files(&before[quote + 1..]).into_iter().map(end).collect());
         }
         let start = before.trim_end_matches(|c: char| c.is_alphanumeric() || matches!(c, '_' | '.' | '"')).len();
         (start, self.words(&before[..start], &before[start..]))
@@ -212,6 +214,6 @@ mod tests {
         std::fs::create_dir(folder.path().join("data.d")).unwrap();
         let path = folder.path().display();
         let (start, found) = names.complete(&format!("SELECT * FROM '{path}/da"));
-        assert_eq!((start, found), (15, vec![format!("{path}/data.csv"), format!("{path}/data.d/")]));
+        assert_eq!((start, found), (15, vec![format!("{path}/data.csv'"), format!("{path}/data.d/")]));
     }
 }

@@ -11,16 +11,21 @@
 
 use std::fmt::Write;
 
-use datafusion::common::{Diagnostic, Location, Span};
+use console::Term;
+use datafusion::common::{Diagnostic, Location, SchemaError, Span};
 use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::ParserError;
-use datafusion::sql::sqlparser::tokenizer::Tokenizer;
+use datafusion::sql::sqlparser::tokenizer::{Token, Tokenizer};
 
 use crate::statements::{line_starts, offset_in_line};
 
-/// Most characters of a line that are shown, so that the mark is seen below a line of a megabyte.
+/// Most characters of a line that are shown where no terminal has a width; the mark of an error in a line of a megabyte
+/// is to be seen.
 const LINE_CHARS: usize = 160;
+
+/// What a terminal shows beside the line: its number, a bar, signs that it goes on.
+const GUTTER: usize = 10;
 
 /// Where a statement comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,11 +45,18 @@ pub(crate) fn plain(error: &DataFusionError) -> String {
 
 /// The text of the error of `statement`, with its place.
 pub(crate) fn with_place(error: &DataFusionError, statement: &str, origin: Origin) -> String {
-    let texts: Vec<_> = error.iter().map(|error| one(error, statement, origin)).collect();
+    let terminal = Some(Term::stderr()).filter(Term::is_term).and_then(|terminal| terminal.size_checked());
+    let chars = terminal.map_or(LINE_CHARS, |(_, columns)| usize::from(columns).saturating_sub(GUTTER).max(2 * GUTTER));
+    within(error, statement, origin, chars)
+}
+
+/// The same, with lines of the statement cut to `chars`.
+fn within(error: &DataFusionError, statement: &str, origin: Origin, chars: usize) -> String {
+    let texts: Vec<_> = error.iter().map(|error| one(error, statement, origin, chars)).collect();
     texts.join("\n")
 }
 
-fn one(error: &DataFusionError, statement: &str, origin: Origin) -> String {
+fn one(error: &DataFusionError, statement: &str, origin: Origin, chars: usize) -> String {
     let syntax = syntax_error(error);
     let place = place(error, statement);
     let mut text = match &syntax {
@@ -59,7 +71,7 @@ fn one(error: &DataFusionError, statement: &str, origin: Origin) -> String {
     }
     let Some(place) = place.or_else(|| origin.source.map(|_| Place::START)) else { return text };
     let label = error.diagnostic().filter(|_| syntax.is_none()).map(|diagnostic| diagnostic.message.as_str());
-    text.push_str(&excerpt(statement, place, origin, label.unwrap_or_default()));
+    text.push_str(&excerpt(statement, place, origin, chars, label.unwrap_or_default()));
     for hint in error.diagnostic().into_iter().flat_map(hints) {
         text.push_str(&hint);
     }
@@ -107,7 +119,19 @@ fn place(error: &DataFusionError, statement: &str) -> Option<Place> {
         };
         return Some(syntax.location.map_or_else(end, |location| token_at(location, statement)));
     }
-    Place::of_span(error.diagnostic()?.span?, statement)
+    let span = error.diagnostic().and_then(|diagnostic| diagnostic.span);
+    span.and_then(|span| Place::of_span(span, statement)).or_else(|| unknown_column(error, statement))
+}
+
+/// A column that is not there and was not told the place of, if its name stands in the statement only once.
+fn unknown_column(error: &DataFusionError, statement: &str) -> Option<Place> {
+    let DataFusionError::SchemaError(schema_error, _) = error.find_root() else { return None };
+    let SchemaError::FieldNotFound { field, .. } = schema_error.as_ref() else { return None };
+    let tokens = Tokenizer::new(&GenericDialect {}, statement).tokenize_with_location().ok()?;
+    let is_name = |token: &Token| matches!(token, Token::Word(word) if word.value.eq_ignore_ascii_case(field.name()));
+    let mut places = tokens.iter().filter(|token| is_name(&token.token));
+    let found = places.next().filter(|_| places.next().is_none())?;
+    Place::of_span(Span::try_from_sqlparser_span(found.span)?, statement)
 }
 
 /// What the parser says, and where.
@@ -153,12 +177,12 @@ fn token_at(location: Location, statement: &str) -> Place {
 }
 
 /// The line of the place, and marks below it.
-fn excerpt(statement: &str, place: Place, origin: Origin, label: &str) -> String {
+fn excerpt(statement: &str, place: Place, origin: Origin, chars: usize, label: &str) -> String {
     let line = statement.lines().nth(place.line - 1).unwrap_or_default();
     // Tabs have no width of their own.
     let characters: Vec<char> = line.chars().map(|c| if c == '\t' { ' ' } else { c }).collect();
-    let from = if place.column > LINE_CHARS { place.column - LINE_CHARS / 2 } else { 0 };
-    let to = characters.len().min(from + LINE_CHARS);
+    let from = if place.column > chars { place.column - chars / 2 } else { 0 };
+    let to = characters.len().min(from + chars);
     let start = if from > 0 { "…" } else { "" };
     let end = if to < characters.len() { "…" } else { "" };
     let shown: String = characters[from.min(to)..to].iter().collect();
@@ -168,7 +192,7 @@ fn excerpt(statement: &str, place: Place, origin: Origin, label: &str) -> String
     if place.width > 0 {
         let before: String = characters[from.min(to)..(place.column - 1).clamp(from.min(to), to)].iter().collect();
         let indent = console::measure_text_width(start) + console::measure_text_width(&before);
-        let marks = "^".repeat(place.width.min(LINE_CHARS + 1 - (place.column - 1 - from).min(LINE_CHARS)));
+        let marks = "^".repeat(place.width.min(chars + 1 - (place.column - 1 - from).min(chars)));
         let label = if label.is_empty() { String::new() } else { format!(" {label}") };
         let _ = write!(text, "\n{gutter} | {}{marks}{label}", " ".repeat(indent));
     }
@@ -189,7 +213,7 @@ mod tests {
             Err(error) => error,
             Ok(frame) => frame.collect().await.unwrap_err(),
         };
-        with_place(&error, sql, origin)
+        within(&error, sql, origin, LINE_CHARS)
     }
 
     const TYPED: Origin<'static> = Origin { source: None, line: 0, number: 1 };
@@ -208,6 +232,14 @@ mod tests {
         assert!(text.contains("1 | SELECT column11 FROM t\n  |        ^^^^^^^^ column 'column11' not found"), "{text}");
         assert!(!text.contains("-->"), "{text}");
         assert!(text.contains("column1"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_column_without_a_place_is_found_by_its_name() {
+        let text = error_of("SELECT column1\nFROM t ORDER BY Nope", TYPED).await;
+        assert!(text.ends_with("\n2 | FROM t ORDER BY Nope\n  |                 ^^^^"), "{text}");
+        let text = error_of("SELECT 1 AS nope_, 'nope' FROM t ORDER BY nope + nope", TYPED).await;
+        assert!(!text.contains('^'), "{text}");
     }
 
     #[tokio::test]

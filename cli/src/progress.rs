@@ -3,7 +3,7 @@
 //! is over; a short query never shows it.
 //!
 //! ```text
-//! [#########-----------] stage 3/4, tasks 29/64 (8 running, 27 waiting), 1.2 GB exchanged, 0 rows, 12.3 s
+//! [#########-----------] stage 3/4, tasks 29/64 (8 running, 27 waiting), 1.2 GiB exchanged, 12.3 s
 //! ```
 
 use std::io::{self, IsTerminal, Write};

@@ -19,6 +19,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
+use crate::args::Format;
 use crate::cluster;
 use crate::commands::{self, Command};
 use crate::diagnose::{self, Origin};
@@ -207,7 +208,7 @@ impl Shell {
                 _ = self.interrupts.recv() => return Ok(false),
                 _ = ticks.tick() => status.draw(result.as_ref().map_or(0, ResultPrinter::rows)).await,
                 event = events.recv() => match (event, &mut result) {
-                    (Some(Event::Schema(schema)), _) => result = Some(self.printer.start(schema, texts.clone())?),
+                    (Some(Event::Schema(schema)), _) => result = Some(self.printer.start(schema, texts.clone())),
                     (Some(Event::Rows(batch)), Some(result)) => {
                         if on_terminal && result.shows_more() {
                             status.clear();
@@ -285,6 +286,7 @@ impl Shell {
         let start = Instant::now();
         let rows = match self.cluster.overview().await {
             Ok(overview) if executors => cluster::executors(&overview.executors),
+            Ok(overview) if self.printer.format() == Format::Table => cluster::jobs_for_people(&overview.jobs),
             Ok(overview) => cluster::jobs(&overview.jobs),
             Err(error) => return self.fail(format!("error: {error}")),
         };
@@ -357,7 +359,6 @@ mod tests {
     use datafusion::prelude::SessionConfig;
 
     use super::*;
-    use crate::args::Format;
     use crate::output::Destination;
     use crate::output::tests::{Paper, settings};
 

@@ -43,6 +43,9 @@ pub struct DistributedQueryExec {
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
     summary: Arc<Mutex<Option<JobSummary>>>,
+    /// The cluster reports how the job ran.
+    observed: bool,
+    analysis: Arc<Mutex<Option<proto::JobAnalysis>>>,
 }
 
 /// What travels with a query.
@@ -78,12 +81,36 @@ impl DistributedQueryExec {
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
             summary: Arc::default(),
+            observed: false,
+            analysis: Arc::default(),
         }
     }
 
     /// Figures of the last job that this plan ran as, once it has ended well.
     pub fn summary(&self) -> Option<JobSummary> {
         self.summary.lock().clone()
+    }
+
+    /// The same query, with a report of how it ran; see [`analysis`](Self::analysis).
+    pub(crate) fn observed(&self) -> Self {
+        Self {
+            cluster: Arc::clone(&self.cluster),
+            plan: self.plan.clone(),
+            settings: Arc::clone(&self.settings),
+            session_id: self.session_id.clone(),
+            session: self.session.clone(),
+            counts_writes: self.counts_writes,
+            properties: Arc::clone(&self.properties),
+            metrics: ExecutionPlanMetricsSet::new(),
+            summary: Arc::default(),
+            observed: true,
+            analysis: Arc::default(),
+        }
+    }
+
+    /// How the last job of an observed query ran, once it has ended well.
+    pub(crate) fn analysis(&self) -> Option<proto::JobAnalysis> {
+        self.analysis.lock().clone()
     }
 
     pub(crate) fn cluster(&self) -> &Arc<Cluster> {
@@ -97,6 +124,7 @@ impl DistributedQueryExec {
             session_id: self.session_id.clone(),
             plan: self.plan.clone(),
             settings: self.settings.to_vec(),
+            analyze: self.observed,
         }
     }
 
@@ -107,13 +135,14 @@ impl DistributedQueryExec {
 
     fn on_finished(&self) -> OnFinished {
         let metrics = self.metrics.clone();
-        let summary = Arc::clone(&self.summary);
-        Box::new(move |finished| {
+        let (summary, analysis) = (Arc::clone(&self.summary), Arc::clone(&self.analysis));
+        Box::new(move |finished, reported| {
             let count = |name, value| MetricBuilder::new(&metrics).global_counter(name).add(value);
             count("stages", finished.stages as usize);
             count("tasks", finished.tasks as usize);
             count("bytes_exchanged", finished.bytes_exchanged as usize);
             *summary.lock() = Some(finished);
+            *analysis.lock() = reported;
         })
     }
 }

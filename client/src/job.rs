@@ -29,7 +29,7 @@ use crate::summary::{JobProgress, JobSummary, ProgressListener};
 const VERDICT_WAIT: Duration = Duration::from_secs(2);
 
 /// Called once, when a job has ended well.
-pub(crate) type OnFinished = Box<dyn FnOnce(JobSummary) + Send>;
+pub(crate) type OnFinished = Box<dyn FnOnce(JobSummary, Option<proto::JobAnalysis>) + Send>;
 
 /// What a job's stream needs besides the call.
 pub(crate) struct JobContext {
@@ -57,6 +57,7 @@ pub(crate) async fn submit(request: proto::ExecuteRequest, context: JobContext) 
         parts: Parts::default(),
         parts_received: 0,
         rows_received: 0,
+        analysis: None,
         finished: None,
         broken: None,
     })
@@ -82,6 +83,7 @@ pub(crate) struct JobStream {
     parts: Parts,
     parts_received: u32,
     rows_received: u64,
+    analysis: Option<proto::JobAnalysis>,
     finished: Option<proto::JobFinished>,
     /// A result stream broke; until the time is up, the scheduler may say why.
     broken: Option<(DataFusionError, Pin<Box<Sleep>>)>,
@@ -133,6 +135,7 @@ impl JobStream {
                 let order = part.ordered.then_some(part.order);
                 self.parts.add(order, open(Arc::clone(&self.cluster), part, Arc::clone(&self.schema)));
             }
+            Some(Event::Analysis(analysis)) => self.analysis = Some(analysis),
             Some(Event::Finished(finished)) => {
                 self.check("parts", u64::from(self.parts_received), u64::from(finished.parts))?;
                 self.parts.complete();
@@ -175,13 +178,14 @@ impl JobStream {
         self.events = None;
         self.check("rows", self.rows_received, finished.rows)?;
         if let Some(on_finished) = self.on_finished.take() {
-            on_finished(JobSummary {
+            let summary = JobSummary {
                 job_id: self.job(),
                 stages: finished.stages,
                 tasks: finished.tasks,
                 bytes_exchanged: finished.bytes_exchanged,
                 rows: finished.rows,
-            });
+            };
+            on_finished(summary, self.analysis.take());
         }
         Ok(())
     }

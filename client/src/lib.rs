@@ -5,7 +5,7 @@
 //! * [`cluster`]: [`Cluster`], the connections of a session; [`endpoint`]: addresses and tuned channels.
 //! * [`planner`]: [`BallistaQueryPlanner`], which a session plans with; [`state`] installs it.
 //! * [`exec`]: [`DistributedQueryExec`], the leaf that stands for what the cluster computes.
-//! * [`explain`]: `EXPLAIN`, with what the scheduler would do.
+//! * [`explain`]: `EXPLAIN`, with what the scheduler would do; [`analyze`]: `EXPLAIN ANALYZE`, with what happened.
 //! * [`summary`]: progress and figures of a job. [`overview`]: executors and jobs of a cluster, cancelling.
 //! * [`config`]: what an application may add to its `SessionConfig`.
 //! * [`error`]: what can go wrong, with a class.
@@ -15,6 +15,7 @@
 //!
 //! *Invariant:* no query is refused because it cannot be distributed; it runs in this process instead.
 
+pub mod analyze;
 pub mod cluster;
 pub mod config;
 mod conform;

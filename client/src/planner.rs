@@ -30,13 +30,14 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::analyze::AnalyzeExec;
 use parking_lot::Mutex;
 
+use crate::analyze::analyzed;
 use crate::cluster::Cluster;
 use crate::config::plan_codec;
 use crate::endpoint::PLAN_BYTES;
 use crate::exec::{DistributedQueryExec, Query};
 use crate::explain::{Distributed, explained};
 use crate::initial::{PlanningSession, initial_plan};
-use crate::split::{Sink, cluster_write, culprit, global_ordering, stack_for, with_children};
+use crate::split::{Sink, cluster_write, culprit, global_ordering, stack_for};
 
 /// A session's planner: distributes what can be, leaves the rest to the planner that the session had before.
 #[derive(Debug)]
@@ -96,12 +97,10 @@ impl BallistaQueryPlanner {
         logical: &LogicalPlan,
         session: &dyn Session,
     ) -> Result<Result<Arc<dyn ExecutionPlan>, Unshippable>> {
-        if planned.downcast_ref::<AnalyzeExec>().is_some() {
-            let input = planned.children().first().map(|input| Arc::clone(input));
-            let input = input.ok_or_else(|| DataFusionError::Internal("EXPLAIN ANALYZE of nothing".into()))?;
-            let analyzed = logical.inputs().first().copied().unwrap_or(logical);
-            return match self.distribute(input, analyzed, session)? {
-                Ok(input) => Ok(Ok(with_children(planned, vec![input])?)),
+        if let Some(analyze) = planned.downcast_ref::<AnalyzeExec>() {
+            let analyzed_logical = logical.inputs().first().copied().unwrap_or(logical);
+            return match self.distribute(Arc::clone(analyze.input()), analyzed_logical, session)? {
+                Ok(input) => Ok(Ok(analyzed(analyze, input)?)),
                 Err(unshippable) => Ok(Err(unshippable)),
             };
         }

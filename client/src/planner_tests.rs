@@ -93,7 +93,7 @@ async fn what_cannot_be_encoded_runs_here() {
 #[tokio::test]
 async fn explain_analyze_and_sinks_stay_on_top() {
     let analyzed = plan("EXPLAIN ANALYZE SELECT a FROM t ORDER BY a").await;
-    assert!(text(&analyzed).starts_with("AnalyzeExec"), "{}", text(&analyzed));
+    assert!(text(&analyzed).starts_with("DistributedAnalyzeExec"), "{}", text(&analyzed));
     assert!(is_shipped(analyzed.children()[0]));
 
     let folder = std::env::temp_dir().join("never-written.parquet");

@@ -29,9 +29,9 @@ use crate::error::{ExecutorError, Result};
 use crate::outbox::Outbox;
 use crate::plans::PlanCache;
 use crate::provider::SessionProvider;
-use crate::writes::Writes;
 use crate::runner::{TaskEnv, TaskRunner};
 use crate::service::{DataService, Transport};
+use crate::writes::Writes;
 
 /// What all lives of an executor share.
 #[derive(Debug)]

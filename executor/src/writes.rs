@@ -7,8 +7,8 @@
 //!                        └──────── discarded ◀─┴─ its job is freed
 //! ```
 //!
-//! **Failure modes.** A file that cannot be published fails the commit of its task with the store's error; files of
-//! the task that were not tried yet are discarded. One that cannot be discarded is logged and left behind, invisible.
+//! **Failure modes.** A file that cannot be published fails the commit of its task with the store's error; the other
+//! files are published all the same. One that cannot be discarded is logged and left behind, invisible.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,8 +17,12 @@ use ballista_core::{ClassifiedError, ErrorClass, JobId, TaskKey};
 use ballista_exchange::classify;
 use ballista_plan::write::staging::{Staged, TaskWrites};
 use datafusion::error::DataFusionError;
+use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
+
+/// Files of one task that are published at the same time.
+const AT_ONCE: usize = 16;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -62,7 +66,7 @@ impl Writes {
     pub(crate) async fn commit(&self, task: &TaskKey) -> Result<(), ClassifiedError> {
         let phase = self.tasks.lock().insert(task.clone(), Phase::Publishing);
         let outcome = match phase {
-            Some(Phase::Staged(staged)) => self.publish(staged).await,
+            Some(Phase::Staged(staged)) => publish(staged).await,
             _ => {
                 let message = format!("task {task} has nothing to publish on this executor");
                 Err(ClassifiedError::new(ErrorClass::Deterministic, message))
@@ -70,20 +74,6 @@ impl Writes {
         };
         self.tasks.lock().remove(task);
         outcome
-    }
-
-    async fn publish(&self, staged: Vec<Staged>) -> Result<(), ClassifiedError> {
-        let mut staged = staged.into_iter();
-        while let Some(file) = staged.next() {
-            let path = file.path().clone();
-            if let Err(error) = file.publish().await {
-                self.discard(staged.collect());
-                let error = DataFusionError::from(error).context(format!("{path} could not be published"));
-                return Err(classify(&error));
-            }
-            tracing::debug!(%path, "published");
-        }
-        Ok(())
     }
 
     /// Throws away what the tasks of a job wrote and was not published.
@@ -116,4 +106,14 @@ impl Writes {
             }
         });
     }
+}
+
+/// Makes files visible, several at a time. The first error counts, after all were tried.
+async fn publish(staged: Vec<Staged>) -> Result<(), ClassifiedError> {
+    let publish = |file: Staged| async {
+        let path = file.path().clone();
+        file.publish().await.map_err(|error| DataFusionError::from(error).context(format!("publishing {path}")))
+    };
+    let outcomes: Vec<_> = futures::stream::iter(staged).map(publish).buffered(AT_ONCE).collect().await;
+    outcomes.into_iter().collect::<datafusion::error::Result<()>>().map_err(|error| classify(&error))
 }

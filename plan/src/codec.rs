@@ -30,8 +30,8 @@ use prost::bytes::Bytes;
 use crate::convert::Converter;
 use crate::lost::restore;
 use crate::reader::{ExchangeStatistics, ShuffleReaderExec};
-use crate::write::WriteExec;
 use crate::stage::{OutputPartitioning, StageOutput, StagePlan};
+use crate::write::WriteExec;
 
 /// Encodes and decodes plans of a session; `user` handles what only the application knows.
 #[derive(Clone)]

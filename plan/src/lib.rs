@@ -27,6 +27,6 @@ pub mod slice;
 mod slice_tests;
 pub mod stage;
 pub mod task;
-pub mod write;
 #[cfg(test)]
 mod task_tests;
+pub mod write;

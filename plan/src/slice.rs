@@ -248,7 +248,8 @@ pub(crate) fn original_orderings(memory: &MemorySourceConfig) -> Result<Vec<LexO
     let key = |key: &PhysicalSortExpr| {
         Ok(PhysicalSortExpr::new(Arc::clone(&key.expr).transform_up(original)?.data, key.options))
     };
-    let orderings = memory.sort_information().iter().map(|ordering| ordering.iter().map(key).collect::<Result<Vec<_>>>());
+    let orderings =
+        memory.sort_information().iter().map(|ordering| ordering.iter().map(key).collect::<Result<Vec<_>>>());
     Ok(orderings.collect::<Result<Vec<_>>>()?.into_iter().filter_map(LexOrdering::new).collect())
 }
 

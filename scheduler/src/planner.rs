@@ -44,6 +44,8 @@ pub(crate) struct PlanRequest {
     pub(crate) session_id: String,
     pub(crate) settings: Vec<(String, String)>,
     pub(crate) plan: Bytes,
+    /// The client wants to know how it ran.
+    pub(crate) analyze: bool,
 }
 
 /// Makes the planner of a job, on a planning thread.

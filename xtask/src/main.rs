@@ -3,6 +3,7 @@
 //!
 //! * [`demo`]: TPC-H on a real cluster of processes, from a clean clone.
 //! * [`test`]: everything that a change must pass; `.ci/run` calls it.
+//! * [`slt`]: SQL features on bare DataFusion and on a cluster; part of [`test`].
 //! * [`bench`]: bare DataFusion, in-process Ballista and a cluster side by side.
 //! * [`cluster`]: starts and stops the processes for all of them.
 //! * [`process`], [`cargo`]: children, signals, builds.
@@ -15,6 +16,7 @@ mod cargo;
 mod cluster;
 mod demo;
 mod process;
+mod slt;
 mod test;
 
 use std::process::ExitCode;
@@ -35,6 +37,8 @@ enum Task {
     Demo(demo::Options),
     /// Check formatting, lints, tests and examples
     Test(test::Options),
+    /// Run the sqllogictest files on bare DataFusion and on a cluster
+    Slt(slt::Options),
     /// Time TPC-H or TPC-DS on bare DataFusion, in-process Ballista and a cluster, side by side
     Bench(bench::Options),
 }
@@ -44,6 +48,7 @@ fn main() -> ExitCode {
     let outcome = process::install_signal_handlers().and_then(|()| match &cli.task {
         Task::Demo(options) => demo::run(options),
         Task::Test(options) => test::run(options),
+        Task::Slt(options) => slt::run(options),
         Task::Bench(options) => bench::run(options),
     });
     match outcome {

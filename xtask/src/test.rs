@@ -9,12 +9,13 @@ use std::time::Instant;
 use clap::Args;
 
 use crate::cluster::{Cluster, Shape};
-use crate::{cargo, process};
+use crate::{cargo, process, slt};
 
 /// Where the examples of remote sessions expect a scheduler.
 const EXAMPLE_PORT: u16 = 50050;
 
-/// Checks formatting and lints (if cargo has rustfmt and clippy), runs the tests of all crates and the examples.
+/// Checks formatting and lints (if cargo has rustfmt and clippy), runs the tests of all crates, the sqllogictests and
+/// the examples.
 #[derive(Debug, Args)]
 pub struct Options {
     /// Run the longer suites as well: sets BALLISTA_FULL_TESTS=1 for the tests
@@ -49,6 +50,7 @@ pub fn run(options: &Options) -> Result<(), String> {
         }
         process::run(&mut command)
     })?;
+    step("sqllogictests", &mut || slt::run(&slt::Options::default()))?;
     step("examples", &mut run_examples)?;
     println!("\nall passed in {}: {}", duration(start), passed.join(", "));
     Ok(())

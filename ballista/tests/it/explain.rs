@@ -18,7 +18,7 @@ async fn sessions() -> Sessions {
 }
 
 /// Kind and text of each row.
-async fn explain(context: &SessionContext, sql: &str) -> Vec<(String, String)> {
+pub async fn explain(context: &SessionContext, sql: &str) -> Vec<(String, String)> {
     let batches = context.sql(sql).await.unwrap().collect().await.unwrap();
     let mut rows = vec![];
     for batch in &batches {
@@ -33,7 +33,7 @@ fn kinds(rows: &[(String, String)]) -> Vec<&str> {
 }
 
 /// The text of the one row of a kind.
-fn row<'a>(rows: &'a [(String, String)], kind: &str) -> &'a str {
+pub fn row<'a>(rows: &'a [(String, String)], kind: &str) -> &'a str {
     let found: Vec<_> = rows.iter().filter(|(k, _)| k == kind).collect();
     assert_eq!(found.len(), 1, "{kind} in {rows:#?}");
     &found[0].1
@@ -49,7 +49,14 @@ async fn explain_shows_stages_and_exchanges() {
     assert!(row(&rows, "physical_plan").starts_with("DistributedQueryExec: cluster=standalone"));
     let plan = row(&rows, "distributed_plan");
     assert!(plan.starts_with("1 executor with 4 slots; reads files of "), "{plan}");
-    for part in ["\nstage 0: ", "; hash by [", ", after stage", "HashJoinExec", "ShuffleReaderExec: stage=0", "result for the client"] {
+    for part in [
+        "\nstage 0: ",
+        "; hash by [",
+        ", after stage",
+        "HashJoinExec",
+        "ShuffleReaderExec: stage=0",
+        "result for the client",
+    ] {
         assert!(plan.contains(part), "{part} in {plan}");
     }
     // Nothing ran, and the query still can.

@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod analyze;
 mod client_side;
 mod common;
 mod errors;

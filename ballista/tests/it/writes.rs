@@ -106,6 +106,24 @@ async fn one_file_is_one_file_in_its_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_ordered_write_to_a_directory_is_sorted_by_many_tasks() {
+    let writer = Writer::new().await;
+    writer.context.sql("SET ballista.planner.range_sort_bytes = 0").await.unwrap().collect().await.unwrap();
+    let folder = writer.path("sorted");
+    assert_eq!(
+        writer.write(&format!("COPY (SELECT id FROM source ORDER BY id) TO '{folder}/' STORED AS CSV")).await,
+        5000
+    );
+    let files = files(Path::new(&folder));
+    assert!(files.len() > 1, "{files:?}");
+    let lines = |file: &PathBuf| -> Vec<String> {
+        std::fs::read_to_string(file).unwrap().lines().skip(1).map(str::to_owned).collect()
+    };
+    let written: Vec<_> = files.iter().flat_map(lines).collect();
+    assert_eq!(written, (1..=5000).map(|id| id.to_string()).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn partitioned_and_empty_writes() {
     let writer = Writer::new().await;
     let folder = writer.path("by_k");

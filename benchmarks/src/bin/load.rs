@@ -73,7 +73,7 @@ async fn main() -> Result<()> {
 }
 
 async fn session(url: &str) -> Result<SessionContext> {
-    let context = SessionContext::remote(url).await?;
+    let context = SessionContext::remote(url).await?.enable_url_table();
     let schema =
         Arc::new(Schema::new(vec![Field::new("k", DataType::Int64, false), Field::new("v", DataType::Int64, false)]));
     let half = |range: std::ops::Range<i64>| {

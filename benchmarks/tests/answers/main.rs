@@ -4,6 +4,7 @@
 //! `BALLISTA_TEST_QUERIES=1,5` restricts the queries, for work on one of them.
 
 mod cluster;
+mod random;
 
 use std::time::Duration;
 

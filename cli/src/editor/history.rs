@@ -71,14 +71,25 @@ fn private(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     options.create(true).mode(0o600).open(path)
 }
 
-/// The statement in one line, if that means the same.
+/// The statement in one line; its last line if a string goes over several.
 fn one_line(text: &str) -> String {
     let text = text.trim();
-    if text.contains("--") || text.contains('\'') && text.contains('\n') {
-        // A comment would swallow the rest, and a string may hold the line break.
+    let quotes = |text: &str| text.matches('\'').count();
+    if !text.contains('\n') {
+        return text.to_owned();
+    }
+    if text.lines().any(|line| quotes(line) % 2 == 1) {
         return text.lines().last().unwrap_or_default().trim().to_owned();
     }
-    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
+    let line = |line: &str| {
+        // A comment to the end of the line would swallow the rest.
+        let comment = line.match_indices("--").find(|(at, _)| quotes(&line[..*at]).is_multiple_of(2));
+        match comment {
+            Some((at, _)) => format!("{}/*{} */", &line[..at], line[at + 2..].replace("*/", "")).trim().to_owned(),
+            None => line.trim().to_owned(),
+        }
+    };
+    text.lines().map(line).collect::<Vec<_>>().join(" ")
 }
 
 /// `$XDG_STATE_HOME/ballista/cli_history`, by default below `~/.local/state`.
@@ -105,6 +116,14 @@ mod tests {
         assert_eq!(History::open(path.clone()).entries(), expected);
         use std::os::unix::fs::PermissionsExt;
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_statement_is_one_line_that_means_the_same() {
+        assert_eq!(one_line("SELECT 'a--b' -- it's\nFROM t"), "FROM t");
+        assert_eq!(one_line("SELECT 'a--b' -- all\n  FROM t;"), "SELECT 'a--b' /* all */ FROM t;");
+        assert_eq!(one_line("SELECT 'a\nb';"), "b';");
+        assert_eq!(one_line("SELECT 1; -- one"), "SELECT 1; -- one");
     }
 
     #[test]

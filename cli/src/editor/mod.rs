@@ -58,6 +58,8 @@ struct Screen<'a> {
     prompt: &'a str,
     /// Row of the cursor below the first one, as last drawn.
     cursor_row: usize,
+    /// What was last drawn, if the cursor is at its end and the next character fits into its row.
+    drawn: Option<String>,
 }
 
 /// What a key led to.
@@ -93,7 +95,7 @@ impl Editor {
             line = LineBuffer::new(pasted);
         }
         let _mode = KeyMode::enter()?;
-        let mut screen = Screen { prompt, cursor_row: 0 };
+        let mut screen = Screen { prompt, cursor_row: 0, drawn: None };
         let mut recalled = self.history.entries().len();
         let mut typed = LineBuffer::default();
         screen.draw(&line)?;
@@ -112,6 +114,7 @@ impl Editor {
                     line = entries.get(next).map_or_else(|| typed.clone(), LineBuffer::new);
                     Then::Redraw
                 }
+                Key::ClearScreen => screen.clear(),
                 Key::Tab => screen.complete(&mut line, completion)?,
                 Key::Search => self.search(&mut input, &mut screen, &mut line)?,
                 key => self.key(key, &mut line)?,
@@ -150,10 +153,9 @@ impl Editor {
             Key::KillWordLeft => self.killed = line.kill_word_left(),
             Key::KillWordRight => self.killed = line.kill_word_right(),
             Key::Yank => line.insert(&self.killed),
-            Key::ClearScreen => {
-                print!("\x1b[H\x1b[2J");
+            Key::Up | Key::Down | Key::Tab | Key::Search | Key::ClearScreen | Key::Abort | Key::Other => {
+                return Ok(Then::Nothing);
             }
-            Key::Up | Key::Down | Key::Tab | Key::Search | Key::Abort | Key::Other => return Ok(Then::Nothing),
         }
         Ok(Then::Redraw)
     }
@@ -216,13 +218,23 @@ impl Screen<'_> {
         let width = Term::stdout().size_checked().map_or(80, |(_, columns)| usize::from(columns).max(10));
         let cursor = place(width, &[prompt, line.before_cursor()]);
         let end = place(width, &[prompt, line.text()]);
+        let whole = format!("{prompt}{}", line.text());
+        let before = self.drawn.take();
+        let goes_on_here = end == cursor && end.1 > 0;
+        if let Some(before) =
+            before.filter(|before| goes_on_here && end.0 == self.cursor_row && whole.starts_with(before))
+        {
+            // Typing at the end is no reason to draw everything anew.
+            io::stdout().write_all(&whole.as_bytes()[before.len()..])?;
+            self.drawn = Some(whole);
+            return io::stdout().flush();
+        }
         let mut out = String::new();
         if self.cursor_row > 0 {
             out.push_str(&format!("\x1b[{}A", self.cursor_row));
         }
         out.push_str("\r\x1b[J");
-        out.push_str(prompt);
-        out.push_str(line.text());
+        out.push_str(&whole);
         if end.1 == 0 && end.0 > 0 {
             // A terminal moves to the next row with the next character only.
             out.push('\n');
@@ -235,8 +247,15 @@ impl Screen<'_> {
             out.push_str(&format!("\x1b[{}C", cursor.1));
         }
         self.cursor_row = cursor.0;
+        self.drawn = goes_on_here.then_some(whole);
         io::stdout().write_all(out.as_bytes())?;
         io::stdout().flush()
+    }
+
+    fn clear(&mut self) -> Then {
+        print!("\x1b[H\x1b[2J");
+        (self.cursor_row, self.drawn) = (0, None);
+        Then::Redraw
     }
 
     fn complete(&mut self, line: &mut LineBuffer, completion: &dyn Complete) -> io::Result<Then> {
@@ -248,7 +267,7 @@ impl Screen<'_> {
                 Ok(Then::Nothing)
             }
             [only] => {
-                let goes_on = only.ends_with(['/', '(', '.']);
+                let goes_on = only.ends_with(['/', '(', '.', '\'']);
                 line.replace_from(start, &if goes_on { only.clone() } else { format!("{only} ") });
                 Ok(Then::Redraw)
             }
@@ -265,6 +284,7 @@ impl Screen<'_> {
                     println!("… and {} more", several.len() - shown.len());
                 }
                 self.cursor_row = 0;
+                self.drawn = None;
                 Ok(Then::Redraw)
             }
         }

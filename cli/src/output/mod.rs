@@ -86,17 +86,21 @@ impl Printer {
         self.standard.flush()
     }
 
-    /// Prints rows that are all there.
+    /// Prints rows that are all there, uncut: who wants to cancel a job needs its whole id.
     pub(crate) fn print(&mut self, rows: &RecordBatch, start: Instant) -> Result<()> {
-        let mut result = self.start(rows.schema(), FormatSettings::default())?;
+        let limits = Limits { rows: None, width: None };
+        let mut result = self.start_within(limits, rows.schema(), FormatSettings::default());
         result.add(rows)?;
         result.finish(start.elapsed())
     }
 
     /// Begins the rows of a statement.
-    pub(crate) fn start(&mut self, schema: SchemaRef, texts: FormatSettings) -> Result<ResultPrinter<'_>> {
+    pub(crate) fn start(&mut self, schema: SchemaRef, texts: FormatSettings) -> ResultPrinter<'_> {
+        self.start_within(self.limits(&schema), schema, texts)
+    }
+
+    fn start_within(&mut self, limits: Limits, schema: SchemaRef, texts: FormatSettings) -> ResultPrinter<'_> {
         let format = self.format();
-        let limits = self.limits(&schema);
         let Self { settings, standard, file } = self;
         let (out, said) = match file {
             Some(file) => (file, Some(standard)),
@@ -108,7 +112,7 @@ impl Printer {
             Format::Table => Body::Table(Table::new(&schema, limits)),
             format => Body::Rows(Rows::new(format, schema)),
         };
-        Ok(ResultPrinter { body, out, said, texts, settings, rows: 0 })
+        ResultPrinter { body, out, said, texts, settings, rows: 0 }
     }
 
     /// The format of rows, known.

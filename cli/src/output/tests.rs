@@ -37,7 +37,7 @@ pub(crate) fn settings(format: Format, quiet: bool) -> Settings {
 fn print(settings: Settings, width: Option<usize>, batches: &[RecordBatch]) -> String {
     let paper = Paper::default();
     let mut printer = Printer::new(Destination::of(paper.clone(), width), settings);
-    let mut result = printer.start(batches[0].schema(), FormatSettings::default()).unwrap();
+    let mut result = printer.start(batches[0].schema(), FormatSettings::default());
     for batch in batches {
         result.add(batch).unwrap();
     }
@@ -163,7 +163,7 @@ fn rows_can_go_to_a_file() {
     printer.redirect(Some(&file)).unwrap();
     for redirected in [true, false] {
         let batches = numbers(2);
-        let mut result = printer.start(batches[0].schema(), FormatSettings::default()).unwrap();
+        let mut result = printer.start(batches[0].schema(), FormatSettings::default());
         batches.iter().for_each(|batch| result.add(batch).unwrap());
         result.finish(Duration::ZERO).unwrap();
         assert_eq!(paper.text().contains("| n |"), !redirected);

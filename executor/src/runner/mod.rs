@@ -15,6 +15,7 @@
 //! user's function, ends its task alone, as `Deterministic`. A cancelled task fails as `Infra`.
 
 mod exchange;
+mod metrics;
 mod partitions;
 mod result;
 mod sample;

@@ -18,6 +18,8 @@ pub(crate) struct TaskSpec {
     pub(crate) session_id: String,
     pub(crate) settings: Vec<(String, String)>,
     pub(crate) inputs: BTreeMap<StageId, Arc<StageInputs>>,
+    /// Report what the operators did.
+    pub(crate) metrics: bool,
 }
 
 /// The identity of the task to launch.
@@ -47,6 +49,7 @@ impl TryFrom<proto::Launch> for TaskSpec {
             session_id: launch.session_id,
             settings,
             inputs,
+            metrics: launch.metrics,
         })
     }
 }

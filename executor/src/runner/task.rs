@@ -5,6 +5,7 @@
 //! [`ballista_plan::task::instance_of`].
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use arrow::datatypes::SchemaRef;
 use ballista_core::{BallistaConfig, ClassifiedError, ErrorClass, TaskKey};
@@ -21,6 +22,7 @@ use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, SendableRecordBatchStream};
 
+use super::metrics::of_task;
 use super::partitions::Work;
 use super::spec::TaskSpec;
 use super::{TaskEnv, exchange, result, scalar};
@@ -53,6 +55,7 @@ impl Instance {
 
 /// Runs a task to its end.
 pub(crate) async fn run(env: &TaskEnv, spec: TaskSpec, work: &Work) -> Result<proto::TaskOutput, ClassifiedError> {
+    let start = Instant::now();
     let session =
         env.provider.session(&spec.session_id, &spec.settings, &env.runtime).map_err(|error| classify(&error))?;
     let config = session.config().ballista();
@@ -72,6 +75,8 @@ pub(crate) async fn run(env: &TaskEnv, spec: TaskSpec, work: &Work) -> Result<pr
             format!("the plan of task {} has {count} partitions, {} were launched", spec.key, spec.partitions.len());
         return Err(ClassifiedError::new(ErrorClass::Deterministic, message));
     }
+    let observed = spec.metrics.then(|| (stage.plan, Arc::clone(&plan)));
+    let types = session.config_options().explain.analyze_level.included_types();
     let instance = Instance { key: spec.key, plan, context, config, partitions: spec.partitions, work: work.clone() };
     let mut output = match stage.output {
         StageOutput::Exchange { partitioning, sample } => exchange::run(env, instance, &partitioning, &sample).await?,
@@ -80,6 +85,7 @@ pub(crate) async fn run(env: &TaskEnv, spec: TaskSpec, work: &Work) -> Result<pr
     };
     output.read_local_bytes = metrics.local_bytes();
     output.read_remote_bytes = metrics.remote_bytes();
+    output.metrics = observed.map(|(stage, ran)| of_task(&stage, &ran, start.elapsed(), &types));
     Ok(output)
 }
 

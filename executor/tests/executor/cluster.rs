@@ -33,6 +33,8 @@ pub struct Cluster {
     pub scheduler: FakeScheduler,
     pub executors: BTreeMap<String, ExecutorHandle>,
     pub settings: Vec<proto::Setting>,
+    /// Launches ask for the metrics of operators.
+    pub metrics: bool,
     ears: mpsc::UnboundedReceiver<(String, Heard)>,
     /// Heard while listening to somebody else.
     kept: VecDeque<(String, Heard)>,
@@ -68,7 +70,8 @@ impl Cluster {
         let incoming = connector.listen("scheduler", 1);
         let service = SchedulerServiceServer::new(scheduler.clone());
         tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
-        Self { scheduler, executors: BTreeMap::new(), settings: vec![], ears, kept: VecDeque::new(), connector }
+        let (executors, kept) = (BTreeMap::new(), VecDeque::new());
+        Self { scheduler, executors, settings: vec![], metrics: false, ears, kept, connector }
     }
 
     pub async fn builder(&self, name: &str) -> ExecutorBuilder {
@@ -106,6 +109,7 @@ impl Cluster {
             session_id: "session".to_owned(),
             inputs: inputs.iter().map(StageInputs::to_proto).collect(),
             is_final: false,
+            metrics: self.metrics,
         };
         self.scheduler.tell(executor, Down::Launch(launch));
         key

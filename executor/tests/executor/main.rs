@@ -7,6 +7,7 @@
 mod cluster;
 mod exchanges;
 mod failures;
+mod metrics;
 mod plans;
 mod results;
 mod scheduler;

@@ -88,7 +88,7 @@ impl WriteExec {
     }
 
     /// Everything goes into the one file that the statement names.
-    fn is_single_file(&self) -> bool {
+    pub fn is_single_file(&self) -> bool {
         sink_config(&self.template).is_ok_and(is_single_file)
     }
 }
@@ -188,10 +188,7 @@ impl ExecutionPlan for WriteExec {
         Ok(Arc::new(Self::try_new(Arc::clone(&self.template), input)?))
     }
 
-    fn with_new_children(
-        self: Arc<Self>,
-        mut children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         let input = children.pop().ok_or_else(|| DataFusionError::Internal("a write of nothing".into()))?;
         Ok(Arc::new(Self::try_new(Arc::clone(&self.template), input)?))
     }

@@ -65,7 +65,8 @@ impl TaskWrites {
             name: rename.then(|| format!("part-{partition:05}-{}", self.job)),
             staged: Arc::clone(&self.staged),
         };
-        let runtime = RuntimeEnv { object_store_registry: Arc::new(registry), ..context.runtime_env().as_ref().clone() };
+        let runtime =
+            RuntimeEnv { object_store_registry: Arc::new(registry), ..context.runtime_env().as_ref().clone() };
         let mut config = context.session_config().clone();
         // Partitions write side by side already.
         config.options_mut().execution.minimum_parallel_output_files = ConfigNonZeroUsize::try_new(1)?;

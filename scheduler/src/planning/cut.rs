@@ -345,8 +345,14 @@ enum Exchange {
         buckets: usize,
         ordering: Option<LexOrdering>,
     },
-    Coalesce { input: Arc<dyn ExecutionPlan>, fetch: Option<usize> },
-    Merge { merge: Arc<dyn ExecutionPlan>, input: Arc<dyn ExecutionPlan> },
+    Coalesce {
+        input: Arc<dyn ExecutionPlan>,
+        fetch: Option<usize>,
+    },
+    Merge {
+        merge: Arc<dyn ExecutionPlan>,
+        input: Arc<dyn ExecutionPlan>,
+    },
 }
 
 /// Whether rows of the child `index` of `node` must arrive in the order that the child claims. `in_order`: somebody

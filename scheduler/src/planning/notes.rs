@@ -43,7 +43,8 @@ pub(super) fn swapped(join: &HashJoinExec, build: &ShuffleReaderExec, probe: &Sh
 /// `node` can yield nothing.
 pub(super) fn removed(node: &Arc<dyn ExecutionPlan>, is_empty: impl Fn(&ShuffleReaderExec) -> bool) -> Option<String> {
     let readers = node.children().into_iter().filter_map(|child| child.downcast_ref::<ShuffleReaderExec>());
-    let stages: Vec<String> = readers.filter(|reader| is_empty(reader)).map(|reader| reader.stage().to_string()).collect();
+    let stages: Vec<String> =
+        readers.filter(|reader| is_empty(reader)).map(|reader| reader.stage().to_string()).collect();
     let reason = format!("because stage {} yielded no row", stages.join(" and stage "));
     (!stages.is_empty()).then(|| format!("{} is left out, {reason}", node.name()))
 }

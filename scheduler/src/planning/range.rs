@@ -14,6 +14,7 @@ use arrow::array::ArrayRef;
 use arrow::compute::SortOptions;
 use arrow::row::SortField;
 use ballista_plan::codec::decode_columns;
+use ballista_plan::write::WriteExec;
 use ballista_shuffle::wire_type;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
@@ -106,10 +107,16 @@ impl ExecutionPlan for RangeSortExec {
     }
 }
 
-/// `plan` with a global sort at its root, below projections at most, replaced by a [`RangeSortExec`] if it is
+/// Whether the order of `plan`'s partitions, and of the rows in them, is that of its input: a projection, or a write to
+/// a directory, whose files are named by partition.
+fn keeps_ranges(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    plan.is::<ProjectionExec>() || plan.downcast_ref::<WriteExec>().is_some_and(|write| !write.is_single_file())
+}
+
+/// `plan` with a global sort at its root, below what keeps the order at most, replaced by a [`RangeSortExec`] if it is
 /// estimated to sort more than `min_bytes`, or if nobody knows.
 pub fn mark_range_sort(plan: &Arc<dyn ExecutionPlan>, min_bytes: usize) -> Result<Arc<dyn ExecutionPlan>> {
-    if plan.is::<ProjectionExec>() {
+    if keeps_ranges(plan) {
         return replace(plan, vec![mark_range_sort(plan.children()[0], min_bytes)?]);
     }
     let Some(merge) = plan.downcast_ref::<SortPreservingMergeExec>() else { return Ok(Arc::clone(plan)) };
@@ -121,9 +128,9 @@ pub fn mark_range_sort(plan: &Arc<dyn ExecutionPlan>, min_bytes: usize) -> Resul
     Ok(Arc::new(RangeSortExec::new(Arc::clone(sort.input()), sort.expr().clone())))
 }
 
-/// The range sort at the root of `plan`, below projections at most.
+/// The range sort at the root of `plan`, below what keeps the order at most.
 pub fn find_range_sort(plan: &Arc<dyn ExecutionPlan>) -> Option<&RangeSortExec> {
-    if plan.is::<ProjectionExec>() {
+    if keeps_ranges(plan) {
         return find_range_sort(plan.children()[0]);
     }
     plan.downcast_ref::<RangeSortExec>()

@@ -120,6 +120,7 @@ impl Shell {
             inputs: Vec::new(),
             is_final: stage.is_final,
             partitions,
+            metrics: job.analysis.is_some(),
         };
         let inputs = job.inputs_of(stage).ok_or("an input of its stage is not finished")?;
         debug!(%task, executor = %life.0, partitions = launch.partitions.len(), "task launched");
@@ -127,6 +128,9 @@ impl Shell {
         let record = Task { life: life.clone(), first_partition, phase: TaskPhase::Running, inline: None };
         if let Some(stage) = job.stages.get_mut(&task.stage) {
             stage.tasks.insert((task.task, task.attempt), record);
+        }
+        if let Some(analysis) = &mut job.analysis {
+            analysis.launched(task.stage);
         }
         self.send_outgoing(life, Outgoing::Launch(launch, inputs));
         Ok(())
@@ -174,6 +178,9 @@ impl Shell {
             parts: job.parts,
         };
         info!(job = %id, stages = finished.stages, tasks = finished.tasks, rows = finished.rows, "job finished");
+        if let Some(analysis) = job.analysis.take() {
+            job.client.send(ToClient::Analysis(analysis.to_proto()));
+        }
         job.client.send(ToClient::Finished(finished));
         job.planning = super::job::Planning { complete: true, ..Default::default() };
         if job.remote_parts == 0 {

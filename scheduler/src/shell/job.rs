@@ -10,6 +10,7 @@ use ballista_proto as proto;
 use ballista_scheduler_core::{Instant64, JobState, JobView};
 use prost::bytes::Bytes;
 
+use super::analysis::Analysis;
 use super::client::ClientQueue;
 use super::executors::Life;
 use super::message::Submission;
@@ -40,6 +41,8 @@ pub(crate) struct Job {
     pub(crate) remote_parts: u32,
     /// Bytes that stages wrote for other stages.
     pub(crate) bytes_exchanged: u64,
+    /// If the client wants to know how it ran.
+    pub(crate) analysis: Option<Box<Analysis>>,
     /// When progress was last sent.
     pub(crate) progress_sent: Instant64,
 }
@@ -108,6 +111,7 @@ impl Job {
             settings: request.settings.iter().map(to_proto).collect(),
             session_id: request.session_id.clone(),
             client,
+            analysis: request.analyze.then(Box::default),
             planning: Planning { request: Some(request), ..Planning::default() },
             stages: BTreeMap::new(),
             submitted,
@@ -124,6 +128,9 @@ impl Job {
 
     /// Adds a stage; its plan is kept elsewhere.
     pub(crate) fn add_stage(&mut self, planned: &PlannedStage) {
+        if let Some(analysis) = &mut self.analysis {
+            analysis.add_stage(planned);
+        }
         let stage = Stage {
             is_final: planned.is_final,
             ordered: planned.ordered,
@@ -142,13 +149,21 @@ impl Job {
 
     /// Takes in the output of a task that finished. `Ok` if it does not count, either: a duplicate, a late or a
     /// cancelled one. An error says what is wrong with the output.
-    pub(crate) fn take_output(&mut self, key: &TaskKey, life: &Life, output: proto::TaskOutput) -> Result<(), String> {
+    pub(crate) fn take_output(
+        &mut self,
+        key: &TaskKey,
+        life: &Life,
+        mut output: proto::TaskOutput,
+    ) -> Result<(), String> {
         let Some(stage) = self.stages.get_mut(&key.stage) else { return Ok(()) };
         let Some(task) = stage.tasks.get_mut(&(key.task, key.attempt)) else { return Ok(()) };
         if task.life != *life || task.phase != TaskPhase::Running {
             return Ok(());
         }
         task.phase = TaskPhase::Finished;
+        if let Some(analysis) = &mut self.analysis {
+            analysis.finished(key, life, &mut output);
+        }
         if stage.is_final {
             task.inline = output.is_inline.then_some(output.inline);
             return Ok(());

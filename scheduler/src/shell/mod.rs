@@ -6,6 +6,7 @@
 //! * `planning`, `pool`: planning on threads of its own, one planner per job.
 //! * `job`, `outputs`, `executors`, `plans`: what it keeps beside the core.
 //! * `outgoing`: messages to executors, encoded as far as they can be shared.
+//! * `analysis`: how a job ran, for `EXPLAIN ANALYZE`.
 //! * `client`: queues to clients. `report`: progress, and the cluster as people see it.
 //!
 //! *Invariants:*
@@ -13,6 +14,7 @@
 //! * A panic while an event or effect is handled fails the job that it belongs to, and nothing else.
 //! * A job's record exists until the core frees the job, and nothing of the job exists afterwards.
 
+mod analysis;
 pub(crate) mod client;
 mod effects;
 pub(crate) mod executors;

@@ -123,6 +123,9 @@ impl Shell {
             Err(error) => self.events.push_back(Event::PlanFailed { job: id.clone(), error }),
             Ok(step) => {
                 debug!(job = %id, stages = step.stages.len(), complete = step.complete, "planned");
+                if let Some(analysis) = &mut job.analysis {
+                    analysis.add_notes(step.notes);
+                }
                 let mut specs = Vec::with_capacity(step.stages.len());
                 for planned in step.stages {
                     let PlannedStage { stage, partitions, display: text, .. } = &planned;

@@ -72,7 +72,7 @@ impl Scripted {
         PlannedStage {
             stage: StageId(stage),
             plan: Bytes::from(vec![stage as u8 + 1; 5 << 18]),
-            display: String::new(),
+            display: "ScriptedExec\n".to_owned(),
             output: String::new(),
             partitions,
             slicing: PlannedSlicing::PerSlot { max_partitions: 2 },
@@ -108,6 +108,7 @@ impl Planner for Scripted {
         Ok(PlanStep {
             stages: vec![self.stage(stage.0 + 1, 1, vec![stage], true)],
             complete: true,
+            notes: vec![format!("stage {stage} was larger than expected")],
             ..PlanStep::default()
         })
     }
@@ -199,6 +200,7 @@ pub(super) fn request(plan: &str) -> proto::ExecuteRequest {
         session_id: "session".into(),
         plan: Bytes::copy_from_slice(plan.as_bytes()),
         settings: vec![name],
+        analyze: false,
     }
 }
 

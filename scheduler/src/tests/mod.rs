@@ -2,6 +2,7 @@
 //! The whole shell over in-memory connections, with scripted planners and executors.
 #![allow(clippy::unwrap_used)]
 
+mod analysis;
 mod failures;
 mod flow;
 mod harness;

@@ -81,12 +81,7 @@ impl Tables {
         context
     }
 
-    async fn planned(
-        &self,
-        context: &SessionContext,
-        sql: &str,
-        result: impl Fn(&StagePlan) -> StageResult,
-    ) -> Stages {
+    async fn planned(&self, context: &SessionContext, sql: &str, result: impl Fn(&StagePlan) -> StageResult) -> Stages {
         // What the client sends: the plan before the physical optimizer.
         let logical = context.state().create_logical_plan(sql).await.unwrap();
         let optimized = context.state().optimize(&logical).unwrap();
