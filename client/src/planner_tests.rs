@@ -91,7 +91,7 @@ async fn what_cannot_be_encoded_runs_here() {
 }
 
 #[tokio::test]
-async fn explain_analyze_and_sinks_stay_on_top() {
+async fn explain_analyze_stays_on_top_and_writes_are_shipped() {
     let analyzed = plan("EXPLAIN ANALYZE SELECT a FROM t ORDER BY a").await;
     assert!(text(&analyzed).starts_with("DistributedAnalyzeExec"), "{}", text(&analyzed));
     assert!(is_shipped(analyzed.children()[0]));
@@ -99,10 +99,10 @@ async fn explain_analyze_and_sinks_stay_on_top() {
     let folder = std::env::temp_dir().join("never-written.parquet");
     let copy = format!("COPY (SELECT a FROM t WHERE a > (SELECT min(a) FROM t) ORDER BY a) TO '{}'", folder.display());
     let copied = plan(&copy).await;
-    assert!(text(&copied).starts_with("DataSinkExec"), "{}", text(&copied));
-    // The sorted rows are not sorted again.
-    assert!(is_shipped(copied.children()[0]), "{}", text(&copied));
+    // Rows that are counted here, task by task.
+    assert!(is_shipped(&copied), "{}", text(&copied));
 
+    // A table of this session's memory is filled here.
     let inserted = plan("INSERT INTO t SELECT a + 1 FROM t").await;
     assert!(is_shipped(inserted.children()[0]), "{}", text(&inserted));
 }

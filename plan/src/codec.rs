@@ -280,7 +280,9 @@ impl PhysicalExtensionCodec for PlanCodec {
         let message = proto::PlanNode::decode(buf).map_err(|error| corrupt("plan node", &error))?;
         match message.node.ok_or_else(|| missing("plan node"))? {
             Node::Reader(reader) => Ok(Arc::new(self.decode_reader(&reader, ctx)?)),
-            lost @ (Node::FileScan(_) | Node::NoColumns(_) | Node::Limit(_)) => restore(&lost, inputs),
+            lost @ (Node::FileScan(_) | Node::NoColumns(_) | Node::Limit(_) | Node::Window(_) | Node::Sink(_)) => {
+                restore(&lost, inputs)
+            }
             Node::Write(write) => {
                 let input = inputs.first().ok_or_else(|| missing("input of a write"))?;
                 let template = PhysicalPlanNode::decode(write.sink).map_err(|error| corrupt("sink", &error))?;

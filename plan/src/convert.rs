@@ -11,13 +11,16 @@
 //! What `datafusion-proto` loses of a node is added here; see [`crate::lost`].
 
 use std::cell::Cell;
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::datatypes::Schema;
+use arrow::datatypes::{DataType, Schema};
 use ballista_proto as proto;
+use datafusion::common::ScalarValue;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::Result;
-use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::{CastExpr, Literal, lit};
+use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion_proto::physical_plan::from_proto::parse_physical_expr_with_converter;
 use datafusion_proto::physical_plan::to_proto::serialize_physical_expr_with_converter;
@@ -118,12 +121,43 @@ fn nested_plan(node: &PhysicalPlanNode) -> Result<Option<PhysicalPlanNode>> {
     PhysicalPlanNode::decode(bytes).map(Some).map_err(|error| corrupt("plan", &error))
 }
 
-/// The encoded expression that `node` holds as bytes.
-fn nested_expr(node: &PhysicalExprNode) -> Result<Option<PhysicalExprNode>> {
+/// The expression of our own that `node` is.
+fn own_expr(node: &PhysicalExprNode) -> Result<Option<Expr>> {
     let Some(ExprType::Extension(extension)) = &node.expr_type else { return Ok(None) };
     let inner = proto::ExprNode::decode(extension.expr.as_slice()).map_err(|error| corrupt("expression", &error))?;
-    let Some(Expr::Nested(bytes)) = inner.expr else { return Ok(None) };
-    PhysicalExprNode::decode(bytes).map(Some).map_err(|error| corrupt("expression", &error))
+    Ok(inner.expr)
+}
+
+fn extension_expr(expr: Expr) -> PhysicalExprNode {
+    let expr = proto::ExprNode { expr: Some(expr) }.encode_to_vec();
+    let extension = PhysicalExtensionExprNode { expr, inputs: vec![] };
+    PhysicalExprNode { expr_id: None, expr_type: Some(ExprType::Extension(extension)) }
+}
+
+/// A literal that `datafusion-proto` would decode as one of another type, as an expression that it keeps: a number of
+/// 16 bits is exact in 32.
+fn kept(expr: &Arc<dyn PhysicalExpr>) -> Arc<dyn PhysicalExpr> {
+    let literal = expr.downcast_ref::<Literal>().map(Literal::value);
+    let Some(ScalarValue::Float16(Some(value))) = literal else { return Arc::clone(expr) };
+    Arc::new(CastExpr::new(lit(f32::from(*value)), DataType::Float16, None))
+}
+
+/// The metadata of the result of a scalar function.
+fn metadata_of(expr: &Arc<dyn PhysicalExpr>) -> HashMap<String, String> {
+    let call = expr.downcast_ref::<ScalarFunctionExpr>();
+    let field = call.and_then(|call| call.return_field(&Schema::empty()).ok());
+    field.map(|field| field.metadata().clone()).unwrap_or_default()
+}
+
+fn with_metadata(
+    expr: &Arc<dyn PhysicalExpr>,
+    metadata: HashMap<String, String>,
+    input_schema: &Schema,
+) -> Result<Arc<dyn PhysicalExpr>> {
+    let Some(call) = expr.downcast_ref::<ScalarFunctionExpr>() else { return Ok(Arc::clone(expr)) };
+    let field = call.return_field(input_schema)?.as_ref().clone().with_metadata(metadata);
+    let (function, config) = (Arc::new(call.fun().clone()), Arc::new(call.config_options().clone()));
+    Ok(Arc::new(ScalarFunctionExpr::new(call.name(), function, call.args().to_vec(), field.into(), config)))
 }
 
 impl PhysicalProtoConverterExtension for Converter {
@@ -156,9 +190,18 @@ impl PhysicalProtoConverterExtension for Converter {
         input_schema: &Schema,
         ctx: &PhysicalPlanDecodeContext<'_>,
     ) -> Result<Arc<dyn PhysicalExpr>> {
-        with_stack(|| match nested_expr(proto)? {
-            Some(inner) => parse_physical_expr_with_converter(&inner, input_schema, ctx, self),
-            None => parse_physical_expr_with_converter(proto, input_schema, ctx, self),
+        with_stack(|| match own_expr(proto)? {
+            Some(Expr::Nested(bytes)) => {
+                let inner = PhysicalExprNode::decode(bytes).map_err(|error| corrupt("expression", &error))?;
+                // What was too deep may be a call with metadata as well.
+                self.proto_to_physical_expr(&inner, input_schema, ctx)
+            }
+            Some(Expr::Function(function)) => {
+                let call = PhysicalExprNode::decode(function.call).map_err(|error| corrupt("expression", &error))?;
+                let call = parse_physical_expr_with_converter(&call, input_schema, ctx, self)?;
+                with_metadata(&call, function.metadata, input_schema)
+            }
+            _ => parse_physical_expr_with_converter(proto, input_schema, ctx, self),
         })
     }
 
@@ -167,12 +210,14 @@ impl PhysicalProtoConverterExtension for Converter {
         expr: &Arc<dyn PhysicalExpr>,
         codec: &dyn PhysicalExtensionCodec,
     ) -> Result<PhysicalExprNode> {
-        let (node, depth) = self.deeper(|| serialize_physical_expr_with_converter(expr, codec, self))?;
+        let (mut node, depth) = self.deeper(|| serialize_physical_expr_with_converter(&kept(expr), codec, self))?;
+        let metadata = metadata_of(expr);
+        if !metadata.is_empty() {
+            node = extension_expr(Expr::Function(proto::FunctionNode { call: node.encode_to_vec().into(), metadata }));
+        }
         if !depth.is_multiple_of(LEVELS) {
             return Ok(node);
         }
-        let expr = proto::ExprNode { expr: Some(Expr::Nested(node.encode_to_vec().into())) }.encode_to_vec();
-        let extension = PhysicalExtensionExprNode { expr, inputs: vec![] };
-        Ok(PhysicalExprNode { expr_id: None, expr_type: Some(ExprType::Extension(extension)) })
+        Ok(extension_expr(Expr::Nested(node.encode_to_vec().into())))
     }
 }

@@ -58,6 +58,7 @@ pub struct ShuffleReaderExec {
     stage: StageId,
     ranges: Vec<Range<u32>>,
     broadcast: bool,
+    single_rows: bool,
     statistics: ExchangeStatistics,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
@@ -68,7 +69,8 @@ impl ShuffleReaderExec {
     pub fn new(stage: StageId, schema: SchemaRef, ranges: Vec<Range<u32>>, statistics: ExchangeStatistics) -> Self {
         let partitioning = Partitioning::UnknownPartitioning(ranges.len());
         let properties = properties(EquivalenceProperties::new(schema), partitioning);
-        Self { stage, ranges, broadcast: false, statistics, properties, metrics: ExecutionPlanMetricsSet::new() }
+        let metrics = ExecutionPlanMetricsSet::new();
+        Self { stage, ranges, broadcast: false, single_rows: false, statistics, properties, metrics }
     }
 
     /// Claims that rows are partitioned by the hash of `keys`.
@@ -99,6 +101,11 @@ impl ShuffleReaderExec {
         equivalences.clear_orderings();
         let properties = properties(equivalences, Partitioning::UnknownPartitioning(1));
         Self { broadcast: true, ranges: vec![all], properties, ..self }
+    }
+
+    /// Yields batches of one row each.
+    pub(crate) fn with_single_rows(self) -> Self {
+        Self { single_rows: true, ..self }
     }
 
     /// The same exchange with other figures.
@@ -252,6 +259,11 @@ impl ExecutionPlan for ShuffleReaderExec {
                 .boxed()
         };
         let recorded = stream.map_ok(move |batch| batch.record_output(&metrics));
+        if self.single_rows {
+            let rows = recorded
+                .map_ok(|batch| futures::stream::iter((0..batch.num_rows()).map(move |row| Ok(batch.slice(row, 1)))));
+            return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows.try_flatten())));
+        }
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, recorded)))
     }
 

@@ -141,7 +141,8 @@ impl Pair {
     }
 
     async fn compare(&self, sql: &str, ordered: bool) -> Vec<JobSummary> {
-        let expected = text(&self.plain.sql(sql).await.unwrap().collect().await.unwrap(), ordered);
+        let expected = self.plain.sql(sql).await.unwrap().collect().await;
+        let expected = text(&expected.unwrap_or_else(|error| panic!("plain: {sql}\n{error}")), ordered);
         let mut summaries = vec![];
         for (name, context) in &self.sessions {
             let (rows, summary) = run(context, sql).await.unwrap_or_else(|error| panic!("{name}: {sql}\n{error}"));

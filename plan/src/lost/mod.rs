@@ -5,13 +5,20 @@
 //! encodes it:
 //!
 //! * Of file scans: compression, order of files, CSV line terminator, JSON in arrays.
+//! * Of sinks of CSV and JSON files: that a format was not given, level of compression.
+//! * Of windows: that functions look at their rows in reverse, and `IGNORE NULLS`. What nobody can get at is the filter
+//!   of a window aggregate: such a plan is refused.
 //! * Of limits: what is beyond 32 bits.
 //! * Of `generate_series` and `range`: that no column is wanted, as for `count(*)`.
+
+mod sinks;
+mod windows;
 
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use ballista_proto as proto;
+use datafusion::common::ScalarValue;
 use datafusion::datasource::file_format::file_compression_type::FileCompressionType;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{CsvSource, FileScanConfig, FileScanConfigBuilder, FileSource, JsonSource};
@@ -40,6 +47,10 @@ pub(crate) fn lost(plan: &Arc<dyn ExecutionPlan>, encoded: &mut PhysicalPlanNode
         lost.extend(lost_scan_fields(scan)?.map(Node::FileScan));
     }
     lost.extend(lost_limit(plan).map(Node::Limit));
+    if let Some(PhysicalPlanType::Window(window)) = &mut encoded.physical_plan_type {
+        lost.extend(windows::lost(plan, window)?.map(Node::Window));
+    }
+    lost.extend(sinks::lost(plan).map(Node::Sink));
     Ok(lost)
 }
 
@@ -49,6 +60,8 @@ pub(crate) fn restore(lost: &Node, inputs: &[Arc<dyn ExecutionPlan>]) -> Result<
     match lost {
         Node::FileScan(fields) => restore_scan_fields(file_scan(input).ok_or_else(|| unknown("file scan"))?, fields),
         Node::Limit(limit) => restore_limit(input, limit),
+        Node::Window(window) => windows::restore(input, &window.reversed),
+        Node::Sink(sink) => sinks::restore(input, sink),
         Node::NoColumns(_) => {
             let none: [(Arc<dyn PhysicalExpr>, String); 0] = [];
             Ok(Arc::new(ProjectionExec::try_new(none, Arc::clone(input))?))
@@ -114,7 +127,10 @@ fn lost_scan_fields(scan: &FileScanConfig) -> Result<Option<proto::FileScanNode>
 /// the attempt is refused before anything is read.
 fn reads_arrays(json: &JsonSource, scan: &FileScanConfig) -> Result<bool> {
     let opener = json.with_batch_size(1).create_file_opener(Arc::new(InMemory::new()), scan, 0)?;
-    Ok(opener.open(PartitionedFile::new("", 1).with_range(0, 1)).is_err())
+    let columns = scan.table_partition_cols().iter();
+    let mut part = PartitionedFile::new("", 1).with_range(0, 1);
+    part.partition_values = columns.map(|column| ScalarValue::try_from(column.data_type())).collect::<Result<_>>()?;
+    Ok(opener.open(part).is_err())
 }
 
 fn restore_scan_fields(scan: &FileScanConfig, fields: &proto::FileScanNode) -> Result<Arc<dyn ExecutionPlan>> {
