@@ -11,11 +11,13 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::Schema;
 use ballista_core::StageId;
 use ballista_proto as proto;
+use datafusion::common::tree_node::TreeNode;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::{AggregateUDF, HigherOrderUDF, ScalarUDF, WindowUDF};
 use datafusion::physical_expr::equivalence::{EquivalenceClass, EquivalenceGroup};
 use datafusion::physical_expr::expressions::{Literal, lit};
+use datafusion::physical_expr::scalar_subquery::ScalarSubqueryExpr;
 use datafusion::physical_expr::{
     AcrossPartitions, ConstExpr, EquivalenceProperties, LexOrdering, PhysicalExpr, PhysicalSortExpr,
 };
@@ -190,8 +192,11 @@ impl PlanCodec {
         let schema: ProtoSchema = reader.schema().as_ref().try_into()?;
         let statistics = reader.statistics();
         let ordering = match reader.properties().output_ordering() {
-            Some(ordering) => self.encode_sort_keys(ordering)?,
-            None => vec![],
+            // The rows are in that order all the same; who reads them asked for it when the stage was planned.
+            Some(ordering) if !ordering.iter().any(|key| reads_subquery(&key.expr)) => {
+                self.encode_sort_keys(ordering)?
+            }
+            _ => vec![],
         };
         Ok(proto::ShuffleReaderNode {
             stage: reader.stage().0,
@@ -215,7 +220,8 @@ impl PlanCodec {
                 Some(AcrossPartitions::Uniform(Some(value))) => self.encode_expr(&lit(value.clone()))?,
                 _ => Bytes::new(),
             };
-            let exprs = class.iter().map(|expr| self.encode_expr(expr)).collect::<Result<_>>()?;
+            let exprs = class.iter().filter(|expr| !reads_subquery(expr));
+            let exprs = exprs.map(|expr| self.encode_expr(expr)).collect::<Result<_>>()?;
             Ok(proto::EquivalenceClass { exprs, constant: constant.is_some(), value })
         };
         equivalences.eq_group().iter().map(encode).collect()
@@ -374,6 +380,11 @@ impl PhysicalExtensionCodec for PlanCodec {
             .encode(buf)
             .map_err(|error| DataFusionError::Internal(format!("encoding an expression: {error}")))
     }
+}
+
+/// Whether `expr` can be decoded only inside of the `ScalarSubqueryExec` that holds its value.
+fn reads_subquery(expr: &Arc<dyn PhysicalExpr>) -> bool {
+    expr.exists(|part| Ok(part.is::<ScalarSubqueryExpr>())).unwrap_or(true)
 }
 
 /// Encodes columns of equal length as an Arrow IPC stream with one batch.

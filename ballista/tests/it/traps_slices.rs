@@ -79,7 +79,7 @@ async fn the_value_of_a_scalar_subquery_reaches_every_stage_that_reads_it() {
         // No row is NULL.
         "SELECT id FROM many WHERE k IS NULL OR k > (SELECT id FROM nothing)",
         // One below a sorted exchange.
-        "SELECT id FROM few WHERE id <> (SELECT max(id) FROM many) UNION ALL SELECT (SELECT min(k) FROM many)",
+        "SELECT id FROM few WHERE id <> (SELECT max(id + 1) FROM many) UNION ALL SELECT (SELECT min(k + 1) FROM many)",
     ] {
         // A stage for the value, beside those of the query.
         for summary in pair.check(sql).await {
