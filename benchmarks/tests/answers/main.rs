@@ -3,6 +3,8 @@
 //!
 //! `BALLISTA_TEST_QUERIES=1,5` restricts the queries, for work on one of them.
 
+#![allow(clippy::unwrap_used)]
+
 mod cluster;
 mod random;
 
