@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{SchemaRef, UInt64Type};
 use ballista_core::PROTOCOL_VERSION;
+use ballista_plan::cached::CachedRows;
 use ballista_plan::write::count_batch;
 use ballista_proto as proto;
 use bytes::Bytes;
@@ -29,7 +30,7 @@ use parking_lot::Mutex;
 
 use crate::cluster::{Cluster, SessionLease};
 use crate::config::progress_listener;
-use crate::job::{JobContext, OnFinished, submit};
+use crate::job::{Holds, JobContext, OnFinished, submit};
 use crate::summary::JobSummary;
 
 /// Runs a plan on a cluster. One partition; rows in the plan's order, if it has one.
@@ -40,6 +41,7 @@ pub struct DistributedQueryExec {
     counts_writes: bool,
     session_id: String,
     session: Option<SessionLease>,
+    cached: Vec<Arc<dyn CachedRows>>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
     summary: Arc<Mutex<Option<JobSummary>>>,
@@ -62,6 +64,8 @@ pub(crate) struct Query {
     /// Under which the cluster knows the session.
     pub(crate) session_id: String,
     pub(crate) session: Option<SessionLease>,
+    /// The cached rows that it reads.
+    pub(crate) cached: Vec<Arc<dyn CachedRows>>,
 }
 
 impl DistributedQueryExec {
@@ -78,6 +82,7 @@ impl DistributedQueryExec {
             counts_writes: query.counts_writes,
             session_id: query.session_id,
             session: query.session,
+            cached: query.cached,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
             summary: Arc::default(),
@@ -99,6 +104,7 @@ impl DistributedQueryExec {
             settings: Arc::clone(&self.settings),
             session_id: self.session_id.clone(),
             session: self.session.clone(),
+            cached: self.cached.clone(),
             counts_writes: self.counts_writes,
             properties: Arc::clone(&self.properties),
             metrics: ExecutionPlanMetricsSet::new(),
@@ -125,12 +131,18 @@ impl DistributedQueryExec {
             plan: self.plan.clone(),
             settings: self.settings.to_vec(),
             analyze: self.observed,
+            keep: false,
         }
     }
 
     /// What keeps the session findable for as long as somebody asks the cluster about the plan.
     pub(crate) fn lease(&self) -> Option<SessionLease> {
         self.session.clone()
+    }
+
+    /// Everything that must live for as long as a job of this plan runs.
+    pub(crate) fn holds(&self) -> Holds {
+        Holds { _session: self.session.clone(), _cached: self.cached.clone() }
     }
 
     fn on_finished(&self) -> OnFinished {
@@ -216,7 +228,7 @@ impl ExecutionPlan for DistributedQueryExec {
             schema: Arc::clone(&schema),
             listener: progress_listener(context.session_config()),
             on_finished: self.on_finished(),
-            session: self.session.clone(),
+            holds: self.holds(),
         };
         let baseline = BaselineMetrics::new(&self.metrics, partition);
         let rows = submit(self.request(), job).into_stream().try_flatten();

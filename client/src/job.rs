@@ -13,6 +13,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use ballista_core::{ClassifiedError, ErrorClass};
 use ballista_exchange::status::from_status;
+use ballista_plan::cached::CachedRows;
 use ballista_proto as proto;
 use datafusion::error::{DataFusionError, Result};
 use futures::{FutureExt, Stream, StreamExt};
@@ -37,8 +38,13 @@ pub(crate) struct JobContext {
     pub(crate) schema: SchemaRef,
     pub(crate) listener: Option<Arc<dyn ProgressListener>>,
     pub(crate) on_finished: OnFinished,
-    /// Kept until the rows are read: the plan may be dropped as soon as it is executed.
-    pub(crate) session: Option<SessionLease>,
+    pub(crate) holds: Holds,
+}
+
+/// What is kept until the rows are read: the plan may be dropped as soon as it is executed.
+pub(crate) struct Holds {
+    pub(crate) _session: Option<SessionLease>,
+    pub(crate) _cached: Vec<Arc<dyn CachedRows>>,
 }
 
 /// Submits a query. Nothing happens before the first poll of the returned future.
@@ -52,7 +58,7 @@ pub(crate) async fn submit(request: proto::ExecuteRequest, context: JobContext) 
         schema: context.schema,
         listener: context.listener,
         on_finished: Some(context.on_finished),
-        _session: context.session,
+        _holds: context.holds,
         job: None,
         parts: Parts::default(),
         parts_received: 0,
@@ -63,7 +69,7 @@ pub(crate) async fn submit(request: proto::ExecuteRequest, context: JobContext) 
     })
 }
 
-fn error_of_call(scheduler: &str, status: &Status) -> DataFusionError {
+pub(crate) fn error_of_call(scheduler: &str, status: &Status) -> DataFusionError {
     match from_status(status) {
         Some(failure) => of_job(failure),
         None => ClientError::of_call(scheduler, status).into(),
@@ -78,7 +84,7 @@ pub(crate) struct JobStream {
     schema: SchemaRef,
     listener: Option<Arc<dyn ProgressListener>>,
     on_finished: Option<OnFinished>,
-    _session: Option<SessionLease>,
+    _holds: Holds,
     job: Option<String>,
     parts: Parts,
     parts_received: u32,

@@ -6,6 +6,7 @@
 //! * [`planner`]: [`BallistaQueryPlanner`], which a session plans with; [`state`] installs it.
 //! * [`exec`]: [`DistributedQueryExec`], the leaf that stands for what the cluster computes.
 //! * [`explain`]: `EXPLAIN`, with what the scheduler would do; [`analyze`]: `EXPLAIN ANALYZE`, with what happened.
+//! * `cache`: `DataFrame::cache`, rows that stay in the executors.
 //! * [`summary`]: progress and figures of a job. [`overview`]: executors and jobs of a cluster, cancelling.
 //! * [`config`]: what an application may add to its `SessionConfig`.
 //! * [`error`]: what can go wrong, with a class.
@@ -16,6 +17,7 @@
 //! *Invariant:* no query is refused because it cannot be distributed; it runs in this process instead.
 
 pub mod analyze;
+mod cache;
 pub mod cluster;
 pub mod config;
 mod conform;

@@ -5,7 +5,7 @@
 //! ```text
 //!   logical plan ── the session's own planner ──► initial physical plan
 //!                                                   │ encode
-//!        sink, EXPLAIN ANALYZE                      ▼
+//!        other sinks, EXPLAIN ANALYZE               ▼
 //!                └──────────────────────► DistributedQueryExec
 //! ```
 //!
@@ -15,6 +15,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use ballista_plan::cached::{CachedExec, CachedRows};
 use ballista_plan::config::settings_of;
 use ballista_plan::write::WriteExec;
 use ballista_proto as proto;
@@ -160,9 +161,16 @@ impl BallistaQueryPlanner {
             counts_writes: WriteExec::is_in(plan),
             session_id,
             session: lease,
+            cached: cached_rows(plan),
         };
         Ok(Arc::new(DistributedQueryExec::new(Arc::clone(&self.cluster), query)))
     }
+}
+
+/// The cached rows that `plan` reads.
+fn cached_rows(plan: &Arc<dyn ExecutionPlan>) -> Vec<Arc<dyn CachedRows>> {
+    let here = plan.downcast_ref::<CachedExec>().and_then(CachedExec::source).map(Arc::clone);
+    here.into_iter().chain(plan.children().into_iter().flat_map(cached_rows)).collect()
 }
 
 #[async_trait]

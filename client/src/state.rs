@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ballista_plan::config::SessionConfigExt as _;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 
+use crate::cache::ClusterCache;
 use crate::cluster::Cluster;
 use crate::planner::BallistaQueryPlanner;
 
@@ -13,11 +14,13 @@ use crate::planner::BallistaQueryPlanner;
 /// and the session's id stay. The cluster lives as long as the state and the plans made with it.
 pub fn distributed_state(state: SessionState, cluster: Arc<Cluster>) -> SessionState {
     let session_id = state.session_id().to_owned();
+    let cache = state.cache_factory().map_or_else(|| Arc::new(ClusterCache) as _, Arc::clone);
     let planner = BallistaQueryPlanner::new(cluster, Arc::clone(state.query_planner()));
     let config = state.config().clone().with_ballista();
     let mut state = SessionStateBuilder::new_from_existing(state)
         .with_session_id(session_id)
         .with_query_planner(Arc::new(planner))
+        .with_cache_factory(Some(cache))
         .build();
     // What the builder was given would have it make a new default catalog.
     *state.config_mut() = config;

@@ -29,6 +29,7 @@ use datafusion_proto::protobuf::{PhysicalExprNode, PhysicalPlanNode, Schema as P
 use prost::Message;
 use prost::bytes::Bytes;
 
+use crate::cached::CachedExec;
 use crate::convert::Converter;
 use crate::lost::restore;
 use crate::reader::{ExchangeStatistics, ShuffleReaderExec};
@@ -296,6 +297,11 @@ impl PhysicalExtensionCodec for PlanCodec {
                 let template = converter.proto_to_execution_plan(&template, &context)?;
                 Ok(Arc::new(WriteExec::try_new(template, Arc::clone(input))?))
             }
+            Node::Cached(cached) => {
+                let schema = ProtoSchema::decode(cached.schema).map_err(|error| corrupt("schema", &error))?;
+                let schema: Schema = (&schema).try_into()?;
+                Ok(Arc::new(CachedExec::new(cached.job, Arc::new(schema), cached.rows, cached.partition_bytes)))
+            }
             Node::Nested(_) => Err(missing("plan around a nested one")),
             Node::User(bytes) => self.user.try_decode(&bytes, inputs, ctx, converter),
         }
@@ -313,6 +319,14 @@ impl PhysicalExtensionCodec for PlanCodec {
         } else if let Some(write) = plan.downcast_ref::<WriteExec>() {
             let sink = converter.execution_plan_to_proto(write.template(), self)?;
             Node::Write(proto::WriteNode { sink: sink.encode_to_vec().into() })
+        } else if let Some(cached) = plan.downcast_ref::<CachedExec>() {
+            let schema: ProtoSchema = cached.schema().as_ref().try_into()?;
+            Node::Cached(proto::CachedNode {
+                job: cached.job().to_owned(),
+                schema: schema.encode_to_vec().into(),
+                rows: cached.rows(),
+                partition_bytes: cached.partition_bytes().to_vec(),
+            })
         } else {
             let mut bytes = Vec::new();
             self.user.try_encode(plan, &mut bytes, converter)?;

@@ -4,6 +4,7 @@
 //! * [`config`]: `ballista.*` keys inside a DataFusion `SessionConfig`, and settings as text.
 //! * [`stage`]: [`stage::StagePlan`], what the tasks of a stage run and how their rows are partitioned.
 //! * [`reader`]: [`reader::ShuffleReaderExec`], the leaf that stands for an exchange.
+//! * [`cached`]: [`cached::CachedExec`], the leaf that stands for rows that another job has kept.
 //! * [`equivalences`]: what is known to be equal or constant in the rows of an exchange.
 //! * [`slice`]: restricts a stage's plan to the partitions of one task.
 //! * [`task`]: from encoded stage bytes to a plan instance ready to run.
@@ -13,6 +14,7 @@
 //! side, dynamic filters, counters of partitions), so a task decodes its plan afresh, restricts the leaves to its
 //! slice and polls every remaining partition to the end.
 
+pub mod cached;
 pub mod codec;
 #[cfg(test)]
 mod codec_tests;

@@ -46,6 +46,8 @@ pub(crate) struct PlanRequest {
     pub(crate) plan: Bytes,
     /// The client wants to know how it ran.
     pub(crate) analyze: bool,
+    /// The rows stay in the executors for later jobs.
+    pub(crate) keep: bool,
 }
 
 /// Makes the planner of a job, on a planning thread.
@@ -67,7 +69,8 @@ pub(crate) struct JobPlanners {
 impl PlannerFactory for JobPlanners {
     fn planner(&self, request: &PlanRequest, cluster: ClusterShape) -> Result<Box<dyn Planner>> {
         let session = self.sessions.session(&request.session_id, &request.settings)?;
-        Ok(Box::new(JobPlanner::try_new(&request.plan, &session, self.codec.clone(), cluster)?))
+        let planner = JobPlanner::try_new(&request.plan, &session, self.codec.clone(), cluster)?;
+        Ok(Box::new(if request.keep { planner.keeping_rows() } else { planner }))
     }
 
     fn explain(&self, request: &PlanRequest, cluster: ClusterShape, style: ExplainStyle) -> Result<String> {

@@ -18,7 +18,8 @@ const EXAMPLE_PORT: u16 = 50050;
 /// the examples.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Run the longer suites as well: sets BALLISTA_FULL_TESTS=1 for the tests
+    /// Run the longer suites as well: TPC-H and TPC-DS at scale factor 1, many more random queries and round trips.
+    /// Sets BALLISTA_FULL_TESTS=1 for the tests
     #[arg(long)]
     full: bool,
 }

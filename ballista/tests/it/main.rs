@@ -4,8 +4,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod analyze;
+mod cache;
 mod client_side;
+mod codecs;
 mod common;
+mod docs;
 mod errors;
 mod example;
 mod explain;

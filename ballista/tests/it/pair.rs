@@ -4,7 +4,7 @@
 //! On one executor a task runs every partition of its stage, so what is lost by cutting a plan into slices shows on
 //! two at the earliest.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,8 +31,9 @@ pub struct Pair {
     pub plain: SessionContext,
     pub sessions: Vec<(&'static str, SessionContext)>,
     folder: tempfile::TempDir,
+    port: u16,
     _scheduler: SchedulerHandle,
-    _executors: Vec<ExecutorHandle>,
+    executors: Vec<ExecutorHandle>,
 }
 
 /// Whatever can be distributed is; small build sides are broadcast.
@@ -69,12 +70,10 @@ impl Pair {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let scheduler = SchedulerBuilder::new().build().unwrap().serve(listener).unwrap();
+        let folder = tempfile::tempdir().unwrap();
         let mut executors = vec![];
-        for _ in 0..2 {
-            let executor = ExecutorBuilder::new().with_slots(SLOTS).with_scheduler("127.0.0.1", port);
-            let executor = executor.start().await.unwrap();
-            executor.registered().await.unwrap();
-            executors.push(executor);
+        for number in 0..2 {
+            executors.push(start_executor(folder.path(), &number.to_string(), port).await);
         }
         let url = format!("df://127.0.0.1:{port}");
         let mut sessions = vec![];
@@ -83,8 +82,26 @@ impl Pair {
             sessions.push((name, SessionContext::remote_with_state(&url, state).await.unwrap()));
         }
         let plain = SessionContext::new_with_config(config());
-        let folder = tempfile::tempdir().unwrap();
-        Self { plain, sessions, folder, _scheduler: scheduler, _executors: executors }
+        Self { plain, sessions, folder, port, _scheduler: scheduler, executors }
+    }
+
+    /// Kills an executor; another one takes its place.
+    pub async fn replace_executor(&mut self, number: usize) {
+        self.executors[number].kill();
+        self.executors[number] = start_executor(self.folder.path(), "successor", self.port).await;
+    }
+
+    /// Bytes in the executors' shuffle files.
+    pub fn shuffled_bytes(&self) -> u64 {
+        fn bytes(folder: &Path) -> u64 {
+            let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+            entries.map(|entry| if entry.path().is_dir() { bytes(&entry.path()) } else { size(&entry) }).sum()
+        }
+        fn size(entry: &std::fs::DirEntry) -> u64 {
+            // Gone between listing and looking.
+            entry.metadata().map_or(0, |metadata| metadata.len())
+        }
+        bytes(&self.folder.path().join("work"))
     }
 
     pub fn all(&self) -> impl Iterator<Item = &SessionContext> {
@@ -155,6 +172,14 @@ impl Pair {
         }
         summaries
     }
+}
+
+async fn start_executor(folder: &Path, name: &str, port: u16) -> ExecutorHandle {
+    let work = folder.join("work").join(name);
+    let executor = ExecutorBuilder::new().with_slots(SLOTS).with_scheduler("127.0.0.1", port).with_work_dir(work);
+    let executor = executor.start().await.unwrap();
+    executor.registered().await.unwrap();
+    executor
 }
 
 /// The rows of a query that must end, and the figures of its job.

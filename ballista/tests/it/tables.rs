@@ -101,7 +101,7 @@ async fn partitioned_folders() {
 }
 
 #[tokio::test]
-async fn rows_are_written_by_the_client() {
+async fn rows_are_written_to_tables_and_files() {
     let sessions = Sessions::new().await;
     sessions.csv("t", &["a,b\n1,x\n3,y\n", "a,b\n2,z\n"]).await;
     sessions.run("CREATE TABLE target (a BIGINT, b VARCHAR)").await;

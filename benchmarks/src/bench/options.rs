@@ -50,7 +50,7 @@ pub struct Options {
     #[arg(long)]
     pub verify: bool,
 
-    /// Write one JSON object per counted run to this file
+    /// Write one JSON object per counted run to this file, and one with iteration 0 per failed warm-up run
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::io_error;
 use crate::engine::{EngineKind, Work};
 
-/// A line of the output file: one counted run.
+/// A line of the output file: one counted run, or a warm-up run that failed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// `tpch` or `tpcds`.
@@ -22,7 +22,7 @@ pub struct Record {
     pub engine: String,
     /// Number of the query.
     pub query: u32,
-    /// Counted runs of this query on this engine, from 1.
+    /// Counted runs of this query on this engine, from 1; 0 for a warm-up run, which is recorded only if it failed.
     pub iteration: u32,
     /// From planning to the last row; `null` if the run failed.
     pub seconds: Option<f64>,

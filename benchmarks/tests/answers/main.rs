@@ -19,6 +19,8 @@ use cluster::TestCluster;
 /// A query that takes longer hangs.
 const HANGS: Duration = Duration::from_secs(60);
 const MEMORY: u64 = 2 << 30;
+/// Queries that bare DataFusion may refuse.
+const MOST_SKIPPED: usize = 1;
 
 fn options(url: Option<&str>, settings: &[&str]) -> SessionOptions {
     SessionOptions {
@@ -37,20 +39,28 @@ fn numbers(suite: Suite) -> Vec<u32> {
 
 /// Runs every query of `suite` on bare DataFusion and on `cluster`; panics with all differences.
 async fn check(suite: Suite, cluster: &TestCluster, settings: &[&str], min_exchanged: u64) {
+    check_at(0.01, suite, Some(cluster), settings, min_exchanged).await;
+}
+
+/// The same at another scale, and without a cluster in this process alone.
+async fn check_at(scale: f64, suite: Suite, cluster: Option<&TestCluster>, settings: &[&str], min_exchanged: u64) {
     let data = match suite {
-        Suite::Tpch => tpch_dir(0.01),
-        Suite::Tpcds => tpcds_dir(0.01),
+        Suite::Tpch => tpch_dir(scale),
+        Suite::Tpcds => tpcds_dir(scale),
     }
     .expect("test data");
     let oracle = Engine::connect(EngineKind::Datafusion, &options(None, &[]), suite, &data).await.expect("oracle");
-    let remote = options(Some(&cluster.url), settings);
-    let engine = Engine::connect(EngineKind::Remote, &remote, suite, &data).await.expect("a session");
+    let kind = if cluster.is_some() { EngineKind::Remote } else { EngineKind::Standalone };
+    let session = options(cluster.map(|cluster| cluster.url.as_str()), settings);
+    let engine = Engine::connect(kind, &session, suite, &data).await.expect("a session");
     let mut failures = Vec::new();
-    let mut exchanged = 0;
+    let (mut exchanged, mut skipped) = (0, 0);
     for number in numbers(suite) {
         let text = suite.query(number).expect("a query");
         let Ok(expected) = oracle.run(text, true).await else {
-            continue; // What bare DataFusion does not run is not asked of the cluster.
+            // What bare DataFusion does not run is not asked of the cluster.
+            skipped += 1;
+            continue;
         };
         match tokio::time::timeout(HANGS, engine.run(text, true)).await {
             Err(_) => failures.push(format!("q{number}: no answer within {HANGS:?}")),
@@ -65,6 +75,7 @@ async fn check(suite: Suite, cluster: &TestCluster, settings: &[&str], min_excha
             }
         }
     }
+    assert!(skipped <= MOST_SKIPPED, "bare DataFusion does not run {skipped} of {suite}");
     assert!(failures.is_empty(), "{} of {suite} differ:\n{}", failures.len(), failures.join("\n"));
     assert!(exchanged >= min_exchanged, "only {exchanged} bytes went through exchanges");
 }
@@ -98,4 +109,24 @@ async fn tpcds_on_two_executors_equals_datafusion() {
     let cluster = TestCluster::start(2, 2, MEMORY).await;
     check(Suite::Tpcds, &cluster, &[DISTRIBUTED, NO_BROADCAST, MANY_BUCKETS], 1).await;
     check(Suite::Tpcds, &cluster, &[DISTRIBUTED], 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tpch_in_one_process_equals_datafusion() {
+    check_at(0.01, Suite::Tpch, None, &[], 0).await;
+    check_at(0.01, Suite::Tpch, None, &[DISTRIBUTED], 1).await;
+}
+
+/// Minutes; see `cargo xtask test --full`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scale_factor_1_equals_datafusion() {
+    if std::env::var_os("BALLISTA_FULL_TESTS").is_none() {
+        return;
+    }
+    let cluster = TestCluster::start(2, 1, MEMORY).await;
+    for suite in [Suite::Tpch, Suite::Tpcds] {
+        check_at(1.0, suite, None, &[], 0).await;
+        check_at(1.0, suite, Some(&cluster), &[DISTRIBUTED], 1 << 30).await;
+        check_at(1.0, suite, Some(&cluster), &[DISTRIBUTED, ON_DISK], 1 << 30).await;
+    }
 }

@@ -8,8 +8,8 @@
 //!        └─────────────── a new incarnation ───────────────────────────────────┘
 //! ```
 //!
-//! A stream that breaks costs nothing but time: the incarnation, its tasks and its outputs stay, statuses wait in the
-//! outbox, and the next stream registers the same incarnation again. Only the scheduler decides that an incarnation is
+//! This side survives a stream that breaks: the incarnation, its tasks and its outputs stay, statuses wait in the outbox,
+//! and the next stream registers the same incarnation again. Whether it is still wanted is the scheduler's decision: only the scheduler decides that an incarnation is
 //! over, by [`proto::Fenced`]; a scheduler with another ticket key is another cluster and counts as one that does.
 //!
 //! *Invariant:* nothing here polls. Work is triggered by messages, by the outbox and by the heartbeat's timer.

@@ -35,6 +35,8 @@ pub(crate) struct Job {
     pub(crate) ready: BTreeSet<StageId>,
     /// Tasks that are publishing what they wrote. Once there is one, the job cannot be cancelled any more.
     pub(crate) committing: BTreeSet<TaskKey>,
+    /// While it was publishing.
+    pub(crate) client_left: bool,
     pub(crate) slots: u64,
     /// Every executor that ever got a task of it.
     pub(crate) touched: BTreeSet<Life>,
@@ -58,6 +60,7 @@ impl Job {
             open_stages: 0,
             ready: BTreeSet::new(),
             committing: BTreeSet::new(),
+            client_left: false,
             slots: 0,
             touched: BTreeSet::new(),
             submitted,

@@ -67,11 +67,12 @@ impl State {
     }
 
     pub(crate) fn client_done(&mut self, id: &JobId, out: &mut Vec<Effect>) {
-        if self.is_committing(id) {
-            return;
-        }
         let Some(seq) = self.by_id.get(id).copied() else { return };
         let Some(job) = self.jobs.get_mut(&seq) else { return };
+        if !job.committing.is_empty() {
+            job.client_left = true;
+            return;
+        }
         let end = if job.finished.is_some() {
             JobState::Finished
         } else if job.is_streaming_all() {
@@ -233,8 +234,14 @@ impl State {
     pub(crate) fn task_committed(&mut self, key: &TaskKey, out: &mut Vec<Effect>) {
         let Some(seq) = self.by_id.get(&key.job).copied() else { return };
         let Some(job) = self.jobs.get_mut(&seq) else { return };
-        if job.committing.remove(key) && job.committing.is_empty() {
-            self.finish_job(seq, out);
+        if !job.committing.remove(key) || !job.committing.is_empty() {
+            return;
+        }
+        let client_left = job.client_left;
+        self.finish_job(seq, out);
+        if client_left {
+            self.end_job(seq, JobState::Finished, out);
+        } else {
             self.requeue(seq);
         }
     }

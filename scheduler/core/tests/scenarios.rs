@@ -308,7 +308,20 @@ fn what_tasks_wrote_is_published_when_all_are_finished_and_then_the_job_is() {
     assert_eq!(cluster.step(Event::ClientDone { job: job("j") }), []);
     assert_eq!(cluster.commit(&tasks[0]), []);
     assert_eq!(cluster.commit(&tasks[0]), []);
-    assert!(cluster.commit(&tasks[1]).contains(&Effect::JobFinished { job: job("j") }));
+    let end = cluster.commit(&tasks[1]);
+    assert!(end.contains(&Effect::JobFinished { job: job("j") }));
+    // The client, who had left by then, does not leave again.
+    assert!(is_freed(&end, "j"), "{end:?}");
+
+    let task = launches(&cluster.start("k", vec![StageSpec { commits: true, ..last(0, 1, &[]) }])).remove(0);
+    cluster.finish(&task, 1);
+    let end = cluster.commit(&task);
+    assert!(end.contains(&Effect::JobFinished { job: job("k") }) && !is_freed(&end, "k"), "{end:?}");
+    assert!(is_freed(&cluster.step(Event::ClientDone { job: job("k") }), "k"));
+}
+
+fn is_freed(effects: &[Effect], id: &str) -> bool {
+    effects.iter().any(|effect| matches!(effect, Effect::FreeJob { job: freed, .. } if *freed == job(id)))
 }
 
 #[test]

@@ -55,12 +55,12 @@ pub async fn run(builder: SchedulerBuilder, settings: &Settings) -> Result<()> {
     let scheduler = settings.apply(builder).build()?;
     let mut serving = scheduler.serve(listener)?;
     let port = serving.local_addr().map_or(settings.bind_port, |address| address.port());
-    // On standard output, whatever the log level: who started us may wait for it.
-    let _ = writeln!(std::io::stdout(), "scheduler ready on {}:{port}", settings.advertise_host);
-
+    // Before anybody hears of us, and may tell us to stop.
     let no_signals = |source| SchedulerError::Io { action: "listen for signals", source };
     let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
+    // On standard output, whatever the log level: who started us may wait for it.
+    let _ = writeln!(std::io::stdout(), "scheduler ready on {}:{port}", settings.advertise_host);
     tokio::select! {
         _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
         _ = interrupt.recv() => tracing::info!("interrupted: stopping"),

@@ -47,7 +47,7 @@ pub struct Options {
     /// Port to listen on; 0 for any free one [default: 50050]
     #[arg(long, value_name = "PORT", env = "BALLISTA_SCHEDULER_BIND_PORT")]
     pub bind_port: Option<u16>,
-    /// Name by which clients and executors reach this host, if that is not --bind-host
+    /// Host to show in the line "scheduler ready on HOST:PORT"; changes nothing else [default: the bind host]
     #[arg(long, value_name = "HOST", env = "BALLISTA_SCHEDULER_ADVERTISE_HOST")]
     pub advertise_host: Option<String>,
     /// An executor that is not heard of for this long is lost, and the queries it worked for fail [default: 10]
@@ -81,7 +81,7 @@ pub struct Settings {
     pub bind_host: String,
     /// Port to listen on; 0 for any.
     pub bind_port: u16,
-    /// Name of this host for others.
+    /// Host as shown in the line that says that the scheduler is ready.
     pub advertise_host: String,
     /// Lease of executors.
     pub lease: Duration,

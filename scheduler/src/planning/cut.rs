@@ -25,8 +25,10 @@ use ballista_plan::equivalences::across_exchange;
 use ballista_plan::reader::{ExchangeStatistics, ShuffleReaderExec};
 use ballista_plan::slice::{ChildSlice, child_slices, file_scan};
 use ballista_plan::stage::{OutputPartitioning, StageOutput};
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::physical_expr::{LexOrdering, OrderingRequirements, Partitioning, PhysicalSortExpr};
+use datafusion::physical_expr::{LexOrdering, OrderingRequirements, Partitioning, PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_expr_common::physical_expr;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::filter::FilterExec;
@@ -413,13 +415,24 @@ fn is_cheap_to_repeat(plan: &Arc<dyn ExecutionPlan>) -> bool {
     if plan.is::<PlaceholderRowExec>() || plan.is::<datafusion::physical_plan::empty::EmptyExec>() {
         return true;
     }
-    if let Some(scan) = file_scan(plan) {
+    if let Some(scan) = file_scan(plan).filter(|_| !is_volatile(plan)) {
         let bytes: u64 =
             scan.file_groups.iter().flat_map(|group| group.files()).map(|file| file.object_meta.size).sum();
         return bytes as usize <= REPEATED_SCAN_BYTES;
     }
     let row_wise = plan.is::<FilterExec>() || plan.is::<ProjectionExec>();
-    row_wise && plan.children().into_iter().all(is_cheap_to_repeat)
+    // Tasks must not see different rows.
+    row_wise && !is_volatile(plan) && plan.children().into_iter().all(is_cheap_to_repeat)
+}
+
+/// Whether an expression of `plan` itself may give another value each time.
+fn is_volatile(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let mut volatile = false;
+    let visited = plan.apply_expressions(&mut |expr: &Arc<dyn PhysicalExpr>| {
+        volatile |= physical_expr::is_volatile(expr);
+        Ok(if volatile { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    volatile || visited.is_err()
 }
 
 fn is_value(plan: &Arc<dyn ExecutionPlan>) -> bool {

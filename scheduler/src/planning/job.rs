@@ -9,14 +9,16 @@ use std::sync::Arc;
 
 use arrow::array::Array;
 use ballista_core::{BallistaConfig, StageId, units};
+use ballista_plan::cached::CachedExec;
 use ballista_plan::codec::{PlanCodec, decode_batches};
 use ballista_plan::config::ballista_config;
+use ballista_plan::reader::{ExchangeStatistics, ShuffleReaderExec};
 use ballista_plan::slice::can_slice;
 use ballista_plan::stage::{OutputPartitioning, StageOutput, StagePlan};
 use ballista_plan::write::WriteExec;
 use bytes::Bytes;
 use datafusion::common::ScalarValue;
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::session_state::SessionState;
 use datafusion::physical_plan::ExecutionPlan;
@@ -147,6 +149,8 @@ pub struct PlanStep {
     pub complete: bool,
     /// What was changed because of what is known by now, and why, for people.
     pub notes: Vec<String>,
+    /// Finished stages that stand for rows which other jobs have kept; only in the first step.
+    pub imports: Vec<(StageId, String)>,
 }
 
 /// Plans one job.
@@ -165,6 +169,9 @@ pub struct JobPlanner {
     complete: bool,
     /// What was changed since the last step, and why.
     notes: Vec<String>,
+    /// Rows that other jobs have kept, until the first step.
+    imports: Vec<(StageId, String)>,
+    keeps_rows: bool,
 }
 
 /// The stages made so far.
@@ -210,6 +217,7 @@ impl JobPlanner {
 
     /// A planner for a decoded plan.
     pub fn new(plan: Arc<dyn ExecutionPlan>, session: &SessionState, codec: PlanCodec, cluster: ClusterShape) -> Self {
+        let Imported { plan, jobs: imports, partition_bytes } = import(plan);
         let options = session.config_options();
         let mut config = ballista_config(options);
         if let Some(memory) = cluster.slot_memory() {
@@ -217,7 +225,8 @@ impl JobPlanner {
             config.bucket_bytes = config.bucket_bytes.min(share);
             config.read_bytes = config.read_bytes.min(share);
         }
-        let input_bytes = scanned_bytes(&plan);
+        let cached_bytes: u64 = partition_bytes.values().flatten().sum();
+        let input_bytes = scanned_bytes(&plan).saturating_add(cached_bytes);
         let fits_one_task = input_bytes <= config.single_task_bytes || cluster.most_slots() == cluster.slots();
         let one_task = (config.single_task_bytes > 0 && fits_one_task).then(|| Arc::clone(&plan));
         let slots = cluster.slots();
@@ -232,10 +241,10 @@ impl JobPlanner {
         };
         let waits = config.adaptive && config.broadcast_bytes > 0;
         let stages = Stages {
-            next: 0,
-            bucket_bytes: BTreeMap::new(),
+            next: imports.len() as u32,
+            finished: partition_bytes.keys().map(|stage| (*stage, ())).collect(),
+            bucket_bytes: partition_bytes,
             scalars: BTreeMap::new(),
-            finished: BTreeMap::new(),
             parallelism: Parallelism { slots, read_bytes: config.read_bytes, scan_bytes: config.bucket_bytes },
             wait_for_build_bytes: waits.then_some(WAIT_FACTOR * broadcast.most()),
         };
@@ -251,7 +260,14 @@ impl JobPlanner {
             stages,
             complete: false,
             notes: vec![],
+            imports,
+            keeps_rows: false,
         }
+    }
+
+    /// The rows stay in the executors, each partition of the final stage in a bucket of its own.
+    pub fn keeping_rows(self) -> Self {
+        Self { keeps_rows: true, ..self }
     }
 
     /// The first stages.
@@ -263,7 +279,8 @@ impl JobPlanner {
             self.complete = true;
             let small = self.input_bytes <= self.config.single_task_bytes;
             let notes = std::mem::take(&mut self.notes);
-            return Ok(PlanStep { stages: vec![last], small, one_task: true, complete: true, notes });
+            let imports = std::mem::take(&mut self.imports);
+            return Ok(PlanStep { stages: vec![last], small, one_task: true, complete: true, notes, imports });
         }
         self.remaining = mark_range_sort(&plan, self.config.range_sort_bytes as usize)?;
         self.next_step()
@@ -304,7 +321,7 @@ impl JobPlanner {
             }
         }
         let range_input = find_range_sort(&self.remaining)
-            .and_then(|sort| sort.input().downcast_ref::<ballista_plan::reader::ShuffleReaderExec>())
+            .and_then(|sort| sort.input().downcast_ref::<ShuffleReaderExec>())
             .is_some_and(|reader| reader.stage() == stage);
         if range_input {
             return self.plan_range_exchange(result.bytes, &result.samples);
@@ -320,8 +337,8 @@ impl JobPlanner {
             stages.push(self.final_stage(false)?);
             self.complete = true;
         }
-        let notes = std::mem::take(&mut self.notes);
-        Ok(PlanStep { stages, complete: self.complete, notes, ..PlanStep::default() })
+        let (notes, imports) = (std::mem::take(&mut self.notes), std::mem::take(&mut self.imports));
+        Ok(PlanStep { stages, complete: self.complete, notes, imports, ..PlanStep::default() })
     }
 
     /// The input of the global sort lies in the executors: move it into ranges, or sort it in one task if it is small.
@@ -336,15 +353,16 @@ impl JobPlanner {
         }
         let input = Arc::clone(sort.input());
         let by_size = bytes.div_ceil(self.config.read_bytes.max(1)) as usize;
-        let wanted = by_size.clamp(self.stages.parallelism.slots, MAX_BUCKETS);
+        let slots = self.stages.parallelism.slots;
+        let wanted = by_size.clamp(slots, MAX_BUCKETS.max(slots));
         let bounds = bounds_of(&ordering, &input.schema(), samples, wanted)?;
         let buckets = bounds.first().map_or(0, |column| column.len()) + 1;
         let stage = self.stages.next_stage();
         self.notes.push(format!("stage {stage} moves {} into {buckets} sorted ranges", units::Bytes(bytes)));
         let partitioning = OutputPartitioning::Range { keys: ordering.clone(), bounds, buckets };
-        let statistics = ballista_plan::reader::ExchangeStatistics { rows: None, bytes: None, exact: false };
+        let statistics = ExchangeStatistics { rows: None, bytes: None, exact: false };
         let ranges = (0..buckets as u32).map(|bucket| bucket..bucket + 1).collect();
-        let reader = ballista_plan::reader::ShuffleReaderExec::new(stage, input.schema(), ranges, statistics);
+        let reader = ShuffleReaderExec::new(stage, input.schema(), ranges, statistics);
         let sorted = SortExec::new(ordering, Arc::new(reader)).with_preserve_partitioning(true);
         self.remaining = replace_range_sort(&self.remaining, Arc::new(sorted))?;
         let output = StageOutput::Exchange { partitioning, sample: vec![] };
@@ -361,8 +379,13 @@ impl JobPlanner {
             self.stages.set_parallelism(Arc::clone(&self.remaining))?
         };
         // Several sorted partitions at the root only come from a range exchange.
-        let ordered = !whole && partitions(&plan) > 1 && ends_in_range_sort(&plan);
-        let output = StageOutput::Result { ordered };
+        let ordered = !self.keeps_rows && !whole && partitions(&plan) > 1 && ends_in_range_sort(&plan);
+        let output = if self.keeps_rows {
+            let partitioning = OutputPartitioning::Passthrough { buckets: partitions(&plan) };
+            StageOutput::Exchange { partitioning, sample: vec![] }
+        } else {
+            StageOutput::Result { ordered }
+        };
         let commits = WriteExec::is_in(&plan);
         let mut planned = self.planned(Cut { stage, plan, output, row_limit: None })?;
         planned.commits = commits;
@@ -401,6 +424,42 @@ impl JobPlanner {
     }
 }
 
+/// A plan whose cached rows are read like the output of finished stages.
+struct Imported {
+    plan: Arc<dyn ExecutionPlan>,
+    /// The stages, and the jobs that keep their rows.
+    jobs: Vec<(StageId, String)>,
+    partition_bytes: BTreeMap<StageId, Vec<u64>>,
+}
+
+fn import(plan: Arc<dyn ExecutionPlan>) -> Imported {
+    let mut imported = Imported { plan: Arc::clone(&plan), jobs: vec![], partition_bytes: BTreeMap::new() };
+    let (jobs, partition_bytes) = (&mut imported.jobs, &mut imported.partition_bytes);
+    let read = plan.transform_up(|node| {
+        let Some(cached) = node.downcast_ref::<CachedExec>() else { return Ok(Transformed::no(node)) };
+        let known = jobs.iter().find(|(_, job)| job == cached.job()).map(|(stage, _)| *stage);
+        let stage = known.unwrap_or_else(|| {
+            let stage = StageId(jobs.len() as u32);
+            jobs.push((stage, cached.job().to_owned()));
+            partition_bytes.insert(stage, cached.partition_bytes().to_vec());
+            stage
+        });
+        let statistics = ExchangeStatistics {
+            rows: Some(cached.rows() as usize),
+            bytes: Some(cached.partition_bytes().iter().sum::<u64>() as usize),
+            exact: true,
+        };
+        let ranges = (0..cached.partition_bytes().len() as u32).map(|partition| partition..partition + 1).collect();
+        let reader = ShuffleReaderExec::new(stage, cached.schema(), ranges, statistics);
+        Ok(Transformed::yes(Arc::new(reader) as Arc<dyn ExecutionPlan>))
+    });
+    // Nothing in there fails but the making of nodes over new children, which optimising would do in the same way.
+    if let Ok(read) = read {
+        imported.plan = read.data;
+    }
+    imported
+}
+
 /// How many buckets an exchange of a job that reads `input_bytes` has: a multiple of the slots.
 fn buckets(input_bytes: u64, config: &BallistaConfig, slots: usize) -> usize {
     let by_size = input_bytes.div_ceil(config.bucket_bytes.max(1)) as usize;
@@ -417,7 +476,7 @@ fn ends_in_range_sort(plan: &Arc<dyn ExecutionPlan>) -> bool {
 pub(super) fn inputs_of(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<StageId>> {
     let mut stages = std::collections::BTreeSet::new();
     plan.apply(|node| {
-        if let Some(reader) = node.downcast_ref::<ballista_plan::reader::ShuffleReaderExec>() {
+        if let Some(reader) = node.downcast_ref::<ShuffleReaderExec>() {
             stages.insert(reader.stage());
         }
         Ok(TreeNodeRecursion::Continue)
@@ -428,7 +487,7 @@ pub(super) fn inputs_of(plan: &Arc<dyn ExecutionPlan>) -> Result<Vec<StageId>> {
 fn reader_schema(plan: &Arc<dyn ExecutionPlan>, stage: StageId) -> Result<arrow::datatypes::SchemaRef> {
     let mut schema = None;
     plan.apply(|node| {
-        if let Some(reader) = node.downcast_ref::<ballista_plan::reader::ShuffleReaderExec>()
+        if let Some(reader) = node.downcast_ref::<ShuffleReaderExec>()
             && reader.stage() == stage
         {
             schema = Some(node.schema());

@@ -70,8 +70,8 @@ fn plan_request(request: proto::ExecuteRequest) -> Result<PlanRequest> {
         return Err(SchedulerError::Protocol(format!("{} settings in one request", request.settings.len())));
     }
     let settings = request.settings.into_iter().map(|setting| (setting.key, setting.value)).collect();
-    let proto::ExecuteRequest { session_id, plan, analyze, .. } = request;
-    Ok(PlanRequest { session_id, settings, plan, analyze })
+    let proto::ExecuteRequest { session_id, plan, analyze, keep, .. } = request;
+    Ok(PlanRequest { session_id, settings, plan, analyze, keep })
 }
 
 impl Stream for ClientStream {

@@ -145,7 +145,7 @@ impl Shell {
 
     /// Tells the client of a part of the result: the rows themselves, or where to fetch them.
     fn result_ready(&mut self, task: &TaskKey, life: &Life) {
-        let Some(job) = self.jobs.get_mut(&task.job) else { return };
+        let Some(job) = self.jobs.get_mut(&task.job).filter(|job| !job.keeps_rows) else { return };
         let Some(stage) = job.stages.get_mut(&task.stage) else { return };
         let Some(record) = stage.tasks.get_mut(&(task.task, task.attempt)) else { return };
         let mut part =
@@ -168,7 +168,17 @@ impl Shell {
     fn job_finished(&mut self, id: &JobId) {
         let view = self.state.job(id);
         let Some(job) = self.jobs.get_mut(id).filter(|job| job.end.is_none()) else { return };
+        let kept_bytes = match job.keeps_rows.then(|| job.keep_rows(id, &self.executors)).transpose() {
+            Ok(bytes) => bytes,
+            Err(problem) => {
+                let message = format!("the rows of job {id} cannot be kept: {problem}");
+                job.fail(&ClassifiedError::new(ErrorClass::Infra, message));
+                self.events.push_back(Event::ClientDone { job: id.clone() });
+                return;
+            }
+        };
         job.end = Some(End::Finished);
+        let is_kept = kept_bytes.is_some();
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let finished = proto::JobFinished {
             stages: view.as_ref().map_or(0, |view| count(view.stages.len())),
@@ -176,6 +186,7 @@ impl Shell {
             rows: view.as_ref().map_or(0, |view| view.rows),
             bytes_exchanged: job.bytes_exchanged,
             parts: job.parts,
+            kept_bytes: kept_bytes.unwrap_or_default(),
         };
         info!(job = %id, stages = finished.stages, tasks = finished.tasks, rows = finished.rows, "job finished");
         if let Some(analysis) = job.analysis.take() {
@@ -183,7 +194,7 @@ impl Shell {
         }
         job.client.send(ToClient::Finished(finished));
         job.planning = super::job::Planning { complete: true, ..Default::default() };
-        if job.remote_parts == 0 {
+        if job.remote_parts == 0 && !is_kept {
             // The client has everything.
             self.events.push_back(Event::ClientDone { job: id.clone() });
         }

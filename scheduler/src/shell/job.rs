@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use ballista_core::{ClassifiedError, ErrorClass, JobId, StageId, TaskId, TaskKey};
 use ballista_proto as proto;
-use ballista_scheduler_core::{Instant64, JobState, JobView};
+use ballista_scheduler_core::{Instant64, JobState, JobView, OutputStats, StageFinished, TaskOutput};
 use prost::bytes::Bytes;
 
 use super::analysis::Analysis;
 use super::client::ClientQueue;
-use super::executors::Life;
+use super::executors::{Executors, Life};
 use super::message::Submission;
 use super::outgoing::EncodedInput;
 use super::outputs::StageOutputs;
@@ -41,10 +41,20 @@ pub(crate) struct Job {
     pub(crate) remote_parts: u32,
     /// Bytes that stages wrote for other stages.
     pub(crate) bytes_exchanged: u64,
+    /// Its rows stay in the executors until the client leaves.
+    pub(crate) keeps_rows: bool,
+    /// Where they are, once it is finished.
+    pub(crate) kept: Option<Kept>,
     /// If the client wants to know how it ran.
     pub(crate) analysis: Option<Box<Analysis>>,
     /// When progress was last sent.
     pub(crate) progress_sent: Instant64,
+}
+
+/// Rows that a finished job has left in the executors.
+pub(crate) struct Kept {
+    pub(crate) located: proto::StageInput,
+    pub(crate) outputs: StageOutputs,
 }
 
 /// How a job ended, as its client knows it.
@@ -72,6 +82,8 @@ pub(crate) struct Planning {
 /// A planned stage.
 pub(crate) struct Stage {
     pub(crate) is_final: bool,
+    /// It stands for the rows that another job has kept, and the core knows nothing of it.
+    pub(crate) is_import: bool,
     pub(crate) ordered: bool,
     pub(crate) inputs: Vec<StageId>,
     pub(crate) tasks: HashMap<(TaskId, u32), Task>,
@@ -112,6 +124,8 @@ impl Job {
             session_id: request.session_id.clone(),
             client,
             analysis: request.analyze.then(Box::default),
+            keeps_rows: request.keep,
+            kept: None,
             planning: Planning { request: Some(request), ..Planning::default() },
             stages: BTreeMap::new(),
             submitted,
@@ -133,6 +147,7 @@ impl Job {
         }
         let stage = Stage {
             is_final: planned.is_final,
+            is_import: false,
             ordered: planned.ordered,
             inputs: planned.inputs.clone(),
             tasks: HashMap::new(),
@@ -140,6 +155,43 @@ impl Job {
             located: None,
         };
         self.stages.insert(planned.stage, stage);
+    }
+
+    /// Adds a finished stage that stands for the rows that another job has kept.
+    pub(crate) fn add_import(&mut self, id: StageId, kept: &Kept) {
+        let located = proto::StageInput { stage: id.0, ..kept.located.clone() };
+        let stage = Stage {
+            is_final: false,
+            is_import: true,
+            ordered: false,
+            inputs: Vec::new(),
+            tasks: HashMap::new(),
+            outputs: kept.outputs.clone(),
+            located: Some(EncodedInput::new(&located)),
+        };
+        self.stages.insert(id, stage);
+    }
+
+    /// The job is finished: remembers where the rows are that it keeps. Their bytes by bucket.
+    pub(crate) fn keep_rows(&mut self, id: &JobId, executors: &Executors) -> Result<Vec<u64>, String> {
+        let (number, stage) =
+            self.stages.iter_mut().find(|(_, stage)| stage.is_final).ok_or("its final stage is unknown")?;
+        let finished = stage.tasks.iter().filter(|(_, task)| task.phase == TaskPhase::Finished);
+        let mut outputs: Vec<_> = finished
+            .map(|((task, attempt), record)| TaskOutput {
+                task: TaskKey { job: id.clone(), stage: *number, stage_attempt: 0, task: *task, attempt: *attempt },
+                executor: record.life.0.clone(),
+                incarnation: record.life.1,
+                partitions: Vec::new(),
+                stats: OutputStats::default(),
+            })
+            .collect();
+        outputs.sort_by_key(|output| output.task.task);
+        let outputs_of_stage = std::mem::take(&mut stage.outputs);
+        let located = outputs_of_stage.locate(&StageFinished { stage: *number, outputs }, executors)?;
+        let bytes = outputs_of_stage.bucket_bytes();
+        self.kept = Some(Kept { located, outputs: outputs_of_stage });
+        Ok(bytes)
     }
 
     /// The launched task of exactly this attempt.
@@ -164,12 +216,21 @@ impl Job {
         if let Some(analysis) = &mut self.analysis {
             analysis.finished(key, life, &mut output);
         }
+        if stage.is_final && self.keeps_rows {
+            return stage.outputs.add(life, output);
+        }
         if stage.is_final {
             task.inline = output.is_inline.then_some(output.inline);
             return Ok(());
         }
         self.bytes_exchanged = self.bytes_exchanged.saturating_add(output.bytes);
         stage.outputs.add(life, output)
+    }
+
+    /// Whether any of its tasks runs.
+    pub(crate) fn runs_tasks(&self) -> bool {
+        let mut tasks = self.stages.values().flat_map(|stage| stage.tasks.values());
+        tasks.any(|task| task.phase == TaskPhase::Running)
     }
 
     /// Where the inputs of a stage are. `None` if one is not finished, which the core rules out for a launch.

@@ -374,10 +374,13 @@ impl Shell {
         self.report_due();
     }
 
-    /// Without an executor since `since`: fails the jobs that waited long enough.
+    /// Without an executor that takes tasks since `since`: fails the jobs that waited long enough. Those of which tasks run
+    /// may yet end.
     fn fail_waiting(&mut self, now: Instant64, since: Instant64) {
         let wait = u64::try_from(self.config.no_executor_wait.as_millis()).unwrap_or(u64::MAX);
-        let too_long = |job: &Job| job.end.is_none() && now.0.saturating_sub(job.submitted.max(since).0) >= wait;
+        let too_long = |job: &Job| {
+            job.end.is_none() && !job.runs_tasks() && now.0.saturating_sub(job.submitted.max(since).0) >= wait
+        };
         let failing: Vec<_> = self.jobs.iter().filter(|(_, job)| too_long(job)).map(|(id, _)| id.clone()).collect();
         for id in failing {
             let message = format!(

@@ -15,7 +15,7 @@ use super::executors::{Executors, Life};
 use crate::planning::job::StageResult;
 
 /// What the successful tasks of a stage reported so far.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(crate) struct StageOutputs {
     holders: BTreeMap<Life, Holder>,
     rows: u64,
@@ -25,7 +25,7 @@ pub(crate) struct StageOutputs {
 }
 
 /// What one executor holds of a stage.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Holder {
     tasks: usize,
     bucket_rows: Vec<u64>,
@@ -82,6 +82,13 @@ impl StageOutputs {
             sources.push(proto::InputSource { address: Some(executor.address.to_proto()), outputs, bucket_rows });
         }
         Ok(proto::StageInput { stage: finished.stage.0, sources })
+    }
+
+    /// Bytes of every bucket.
+    pub(crate) fn bucket_bytes(&self) -> Vec<u64> {
+        let mut sums = Vec::new();
+        self.holders.values().for_each(|holder| add(&mut sums, &holder.bucket_bytes));
+        sums
     }
 
     /// The stage is finished: what planning wants to know. Takes the samples and the inline rows.

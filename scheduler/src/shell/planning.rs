@@ -12,7 +12,7 @@ use ballista_scheduler_core::{Event, PlanReason, Slicing, StageSpec};
 use tracing::{debug, info, trace};
 
 use super::Shell;
-use super::job::Job;
+use super::job::{End, Job};
 use super::message::{Explanation, Message};
 use super::outgoing::EncodedInput;
 use super::pool::catch;
@@ -126,6 +126,11 @@ impl Shell {
                 if let Some(analysis) = &mut job.analysis {
                     analysis.add_notes(step.notes);
                 }
+                if let Err(error) = self.import(id, &step.imports) {
+                    self.events.push_back(Event::PlanFailed { job: id.clone(), error });
+                    return;
+                }
+                let Some(job) = self.jobs.get_mut(id) else { return };
                 let mut specs = Vec::with_capacity(step.stages.len());
                 for planned in step.stages {
                     let PlannedStage { stage, partitions, display: text, .. } = &planned;
@@ -146,6 +151,26 @@ impl Shell {
                 self.plan_next(id);
             }
         }
+    }
+}
+
+impl Shell {
+    /// Lets a job read rows that others have kept.
+    fn import(&mut self, id: &JobId, imports: &[(StageId, String)]) -> Result<(), ClassifiedError> {
+        for (stage, from) in imports {
+            let gone = || {
+                let message = format!("the cached rows of job {from} are gone; run the query again to cache them anew");
+                ClassifiedError::new(ErrorClass::Infra, message)
+            };
+            let from = JobId::new(from.as_str()).map_err(|_| gone())?;
+            // Taken out for a moment, because both jobs are in one map.
+            let Some(mut job) = self.jobs.remove(id) else { return Ok(()) };
+            let imported = self.jobs.get(&from).filter(|other| !matches!(other.end, Some(End::Failed(_))));
+            let imported = imported.and_then(|other| other.kept.as_ref()).map(|kept| job.add_import(*stage, kept));
+            self.jobs.insert(id.clone(), job);
+            imported.ok_or_else(gone)?;
+        }
+        Ok(())
     }
 }
 
@@ -175,6 +200,7 @@ fn spec(job: &Job, planned: &PlannedStage) -> StageSpec {
         PlannedSlicing::Whole { slots } => Slicing::Whole { slots },
     };
     // Which buckets a partition reads is in the plan only; but a task that reads everything reads all of them.
+    let is_import = |input: &StageId| job.stages.get(input).is_some_and(|stage| stage.is_import);
     let reads_everything = planned.partitions == 1 || matches!(planned.slicing, PlannedSlicing::Whole { .. });
     let preferred = if reads_everything {
         let holders = job.input_bytes(&planned.inputs).into_iter();
@@ -186,7 +212,7 @@ fn spec(job: &Job, planned: &PlannedStage) -> StageSpec {
         stage: planned.stage,
         partitions: planned.partitions,
         slicing,
-        inputs: planned.inputs.clone(),
+        inputs: planned.inputs.iter().copied().filter(|input| !is_import(input)).collect(),
         row_limit: planned.row_limit,
         is_final: planned.is_final,
         commits: planned.commits,

@@ -94,7 +94,7 @@ impl Planner for Scripted {
                 small: true,
                 one_task: true,
                 complete: true,
-                notes: vec![],
+                ..PlanStep::default()
             }),
             "shuffle" => Ok(PlanStep { stages: vec![self.stage(0, partitions, vec![], false)], ..PlanStep::default() }),
             "panic" => panic!("scripted panic"),
@@ -201,6 +201,7 @@ pub(super) fn request(plan: &str) -> proto::ExecuteRequest {
         plan: Bytes::copy_from_slice(plan.as_bytes()),
         settings: vec![name],
         analyze: false,
+        keep: false,
     }
 }
 

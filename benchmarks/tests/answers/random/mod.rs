@@ -37,6 +37,8 @@ use tracing_subscriber::EnvFilter;
 use crate::cluster::TestCluster;
 
 const QUERIES: u64 = 150;
+/// With `cargo xtask test --full`.
+const MANY_QUERIES: u64 = 3000;
 const QUERIES_PER_CASE: u64 = 5;
 
 /// A query that takes longer hangs.
@@ -81,7 +83,8 @@ async fn random_queries_equal_datafusion() {
     let clusters = [TestCluster::start(2, 1, MEMORY).await, TestCluster::start(2, 3, MEMORY).await];
     let first = number("BALLISTA_RANDOM_SEED").unwrap_or(1);
     let place = number("BALLISTA_RANDOM_PLACE");
-    let queries = place.map_or_else(|| number("BALLISTA_RANDOM_QUERIES").unwrap_or(QUERIES), |_| 1);
+    let usual = if std::env::var_os("BALLISTA_FULL_TESTS").is_some() { MANY_QUERIES } else { QUERIES };
+    let queries = place.map_or_else(|| number("BALLISTA_RANDOM_QUERIES").unwrap_or(usual), |_| 1);
     let mut tally = Tally::default();
     for seed in (first..).take(queries.div_ceil(QUERIES_PER_CASE) as usize) {
         let case = Case::new(seed, &clusters[(seed % 2) as usize]).await.expect("tables and sessions");

@@ -10,7 +10,7 @@
 pub mod oracle;
 pub mod planner;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ballista_core::{ClassifiedError, ErrorClass, ExecutorId, Incarnation, JobId, StageId, TaskId, TaskKey};
 use ballista_scheduler_core::{Effect, Event, Instant64, Limits, OutputStats, PlanReason, State};
@@ -59,6 +59,8 @@ pub struct World {
     pub replans: u64,
     /// What tasks wrote may fail to be published.
     faults: bool,
+    /// Jobs whose clients have left. A client leaves once.
+    left: BTreeSet<JobId>,
     /// How many jobs ended as finished, failed, cancelled.
     pub ends: [u64; 3],
 }
@@ -94,6 +96,7 @@ impl World {
             launches: 0,
             replans: 0,
             faults: false,
+            left: BTreeSet::new(),
             ends: [0; 3],
         }
     }
@@ -112,6 +115,9 @@ impl World {
     /// One event into both states, then every check.
     fn step(&mut self, event: Event) -> Result<Vec<Effect>, String> {
         self.steps += 1;
+        if let Event::ClientDone { job } = &event {
+            self.left.insert(job.clone());
+        }
         let effects = self.state.step(event.clone(), Instant64(self.now));
         if self.twin.step(event.clone(), Instant64(self.now)) != effects {
             return Err(format!("the same events gave other effects at {event:?}"));
@@ -384,7 +390,8 @@ impl World {
                 self.plan(0, false)?;
             }
             for job in self.dags.keys().cloned().collect::<Vec<_>>() {
-                if self.model.jobs.get(&job).is_some_and(|job| job.status == Status::Finished) {
+                let is_finished = self.model.jobs.get(&job).is_some_and(|job| job.status == Status::Finished);
+                if is_finished && !self.left.contains(&job) {
                     self.step(Event::ClientDone { job })?;
                 }
             }
