@@ -71,7 +71,7 @@ impl Place {
 fn help_teaches_flags_variables_keys_defaults_and_signals() {
     let help = help(PATH);
     for flag in flags(&help) {
-        let variable = format!("[env: BALLISTA_SCHEDULER_{}=", flag.to_uppercase().replace('-', "_"));
+        let variable = format!("[env: BALLISTA_EXECUTOR_{}=", flag.to_uppercase().replace('-', "_"));
         assert!(help.contains(&variable), "{variable} is not in {help}");
     }
     for text in ["[default: localhost]", "[default: 50050]", "[default: 70%]", "slots = 16", "SIGTERM", "Examples:"] {
@@ -82,7 +82,7 @@ fn help_teaches_flags_variables_keys_defaults_and_signals() {
 #[tokio::test]
 async fn an_unknown_key_is_named_and_the_known_ones_are_the_flags() {
     let place = Place::new();
-    let config = place.config("slots = 2\n");
+    let config = place.config("slot = 2\n");
     let complaint = Daemon::start(place.executor(&["--config", &config])).ended().complaint();
     assert!(complaint.starts_with("ballista-executor: ") && complaint.contains("executor.toml"), "{complaint}");
     assert!(complaint.contains("unknown field `slot`"), "{complaint}");
@@ -98,7 +98,7 @@ async fn a_variable_goes_before_the_file_and_a_flag_before_both() {
     let config = place.config("id = \"file\"\nslots = 3\nmemory = \"1GiB\"\n");
     let said = |variable: Option<&str>, arguments: &[&str]| {
         let mut command = place.executor(&[&["--config", &config], arguments].concat());
-        command.envs(variable.map(|id| ("BALLISTA_X", id)));
+        command.envs(variable.map(|id| ("BALLISTA_EXECUTOR_ID", id)));
         let line = Daemon::start(command).said();
         let (id, rest) = line.strip_prefix("executor ").unwrap().split_once(" ready on 127.0.0.1:").unwrap();
         let (_port, rest) = rest.split_once(", ").unwrap();
@@ -120,7 +120,7 @@ async fn a_port_that_is_taken_is_named_and_port_0_is_a_free_one() {
     let complaint = Daemon::start(place.executor(&["--config", &config])).ended().complaint();
     assert!(complaint.contains(&taken.local_addr().unwrap().to_string()), "{complaint}");
     let mut command = place.executor(&["--config", &config]);
-    command.env("BALLISTA_X", "0");
+    command.env("BALLISTA_EXECUTOR_BIND_PORT", "0");
     let line = Daemon::start(command).said();
     let (_, rest) = line.split_once(" ready on ").unwrap();
     let (address, _) = rest.split_once(", ").unwrap();
@@ -129,7 +129,7 @@ async fn a_port_that_is_taken_is_named_and_port_0_is_a_free_one() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn either_signal_tells_the_scheduler_and_is_a_clean_end() {
-    for signal in [libc::SIGHUP] {
+    for signal in [libc::SIGTERM, libc::SIGINT] {
         let mut place = Place::new();
         let mut ears = place.open();
         let daemon = Daemon::start(place.executor(&["--id", "one"]));
@@ -148,7 +148,7 @@ async fn either_signal_tells_the_scheduler_and_is_a_clean_end() {
 
 #[tokio::test]
 async fn an_executor_without_a_scheduler_tries_on_and_ends_when_told() {
-    for signal in [libc::SIGHUP] {
+    for signal in [libc::SIGTERM, libc::SIGINT] {
         let place = Place::new();
         let daemon = Daemon::start(place.executor(&[]));
         for _ in 0..3 {
@@ -166,5 +166,6 @@ async fn an_executor_finds_a_scheduler_that_comes_later() {
     let mut place = Place::new();
     let daemon = Daemon::start(place.executor(&["--id", "early"]));
     daemon.logged("no connection to the scheduler");
+    let _ears = place.open();
     assert!(daemon.said().starts_with("executor early ready on "));
 }

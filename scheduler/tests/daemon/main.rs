@@ -37,7 +37,7 @@ fn address(daemon: &Daemon) -> String {
 fn help_teaches_flags_variables_keys_defaults_and_signals() {
     let help = help(PATH);
     for flag in flags(&help) {
-        let variable = format!("[env: BALLISTA_EXECUTOR_{}=", flag.to_uppercase().replace('-', "_"));
+        let variable = format!("[env: BALLISTA_SCHEDULER_{}=", flag.to_uppercase().replace('-', "_"));
         assert!(help.contains(&variable), "{variable} is not in {help}");
     }
     for text in ["[default: 127.0.0.1]", "[default: 50050]", "bind-port = 50050", "TOML", "SIGTERM", "Examples:"] {
@@ -47,7 +47,7 @@ fn help_teaches_flags_variables_keys_defaults_and_signals() {
 
 #[test]
 fn an_unknown_key_is_named_and_the_known_ones_are_the_flags() {
-    let (_folder, path) = config("bind-port = 0\n");
+    let (_folder, path) = config("bind-prot = 7\n");
     let complaint = Daemon::start(scheduler(&["--config", path.to_str().unwrap()])).ended().complaint();
     assert!(complaint.starts_with("ballista-scheduler: ") && complaint.contains("scheduler.toml"), "{complaint}");
     assert!(complaint.contains("unknown field `bind-prot`"), "{complaint}");
@@ -77,7 +77,7 @@ fn a_variable_goes_before_the_file_and_a_flag_before_both() {
         let mut arguments = vec!["--config", path.to_str().unwrap()];
         arguments.extend(flag.into_iter().flat_map(|port| ["--bind-port", port]));
         let mut command = scheduler(&arguments);
-        command.envs(variable.map(|port| ("BALLISTA_X", port)));
+        command.envs(variable.map(|port| (PORT_VARIABLE, port)));
         (folder, Daemon::start(command))
     };
     for (in_file, variable, flag) in
@@ -100,7 +100,7 @@ fn the_advertised_host_is_the_one_that_is_shown() {
     let arguments = ["--config", path.to_str().unwrap(), "--advertise-host", "flag.example"];
     let shown = |variable: Option<&str>, arguments: &[&str]| {
         let mut command = scheduler(arguments);
-        command.envs(variable.map(|host| ("BALLISTA_X", host)));
+        command.envs(variable.map(|host| (HOST_VARIABLE, host)));
         let address = address(&Daemon::start(command));
         address.rsplit_once(':').unwrap().0.to_owned()
     };
@@ -112,7 +112,7 @@ fn the_advertised_host_is_the_one_that_is_shown() {
 
 #[test]
 fn port_0_is_a_free_one_each_time() {
-    let daemons = [(); 2].map(|()| Daemon::start(scheduler(&["--bind-port", "50999"])));
+    let daemons = [(); 2].map(|()| Daemon::start(scheduler(&["--bind-port", "0"])));
     let addresses = daemons.each_ref().map(address);
     assert_ne!(addresses[0], addresses[1]);
     for address in &addresses {
@@ -122,12 +122,13 @@ fn port_0_is_a_free_one_each_time() {
 
 #[test]
 fn either_signal_is_a_clean_end_even_at_once_and_with_clients_connected() {
-    for signal in [libc::SIGHUP] {
+    for signal in [libc::SIGTERM, libc::SIGINT] {
         for connected in [false, true] {
             let daemon = Daemon::start(scheduler(&["--bind-port", "0"]));
             let address = address(&daemon);
             let client = connected.then(|| TcpStream::connect(&address).unwrap());
             daemon.signal(signal);
+            daemon.logged("stopping");
             let ended = daemon.ended_within(SOON);
             assert_eq!((ended.code, ended.out.len()), (Some(0), 0), "{:?}", ended.err);
             drop(client);
