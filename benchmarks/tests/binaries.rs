@@ -101,6 +101,7 @@ fn what_cannot_be_run_is_refused_with_a_message() {
     for (data, arguments, message) in cases {
         let (code, out, err) = tpch(data, arguments);
         assert_eq!((code, out.as_str()), (Some(2), ""), "{arguments}: {err}");
-        assert!(err.starts_with("error: ") && err.contains(message), "{arguments}: {err}");
+        // A cluster that is given up may have logged something before.
+        assert!(err.lines().any(|line| line.starts_with("error: ")) && err.contains(message), "{arguments}: {err}");
     }
 }

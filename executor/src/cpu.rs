@@ -11,6 +11,10 @@ use crate::error::{ExecutorError, Result};
 /// Decoding and executing a deeply nested plan recurses; untouched stack costs address space only.
 const STACK_BYTES: usize = 16 << 20;
 
+/// The scheduler may give a small query one task beside those on the slots. It must not wait for a thread: an operator
+/// that never waits itself, such as a join with many matches, keeps one for minutes.
+const RESERVED_THREADS: usize = 1;
+
 /// Owns the runtime; dropping it leaves running work behind without waiting for it, which is allowed anywhere.
 #[derive(Debug)]
 pub(crate) struct CpuRuntime {
@@ -18,7 +22,8 @@ pub(crate) struct CpuRuntime {
 }
 
 impl CpuRuntime {
-    pub(crate) fn start(threads: usize) -> Result<Self> {
+    pub(crate) fn start(slots: usize) -> Result<Self> {
+        let threads = slots + RESERVED_THREADS;
         let number = AtomicUsize::new(0);
         let runtime = Builder::new_multi_thread()
             .worker_threads(threads)

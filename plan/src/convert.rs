@@ -14,11 +14,12 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arrow::array::{ArrayData, RecordBatch};
 use arrow::datatypes::{DataType, Schema};
 use ballista_proto as proto;
 use datafusion::common::ScalarValue;
 use datafusion::datasource::memory::MemorySourceConfig;
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::physical_expr::expressions::{CastExpr, Literal, lit};
 use datafusion::physical_expr::{PhysicalExpr, ScalarFunctionExpr};
 use datafusion::physical_plan::ExecutionPlan;
@@ -69,6 +70,10 @@ impl Converter {
         plan: &Arc<dyn ExecutionPlan>,
         codec: &dyn PhysicalExtensionCodec,
     ) -> Result<PhysicalPlanNode> {
+        if memory_scan(plan).is_some_and(is_written_wrong) {
+            let message = "slices of columns of union or run-end encoded types in a table in memory".to_owned();
+            return Err(DataFusionError::NotImplemented(message));
+        }
         let mut node = PhysicalPlanNode::try_from_physical_plan_with_converter(Arc::clone(plan), codec, self)?;
         if let (Some(memory), Some(PhysicalPlanType::MemoryScan(scan))) =
             (memory_scan(plan), &mut node.physical_plan_type)
@@ -98,6 +103,42 @@ impl Converter {
         };
         original_orderings(memory)?.iter().map(collection).collect()
     }
+}
+
+/// Whether Arrow's IPC writer, with which tables in memory are encoded, would write other rows than those of `memory`:
+/// it does for slices of what holds unions or runs.
+fn is_written_wrong(memory: &MemorySourceConfig) -> bool {
+    let schema = memory.original_schema();
+    if !schema.fields().iter().any(|field| has_unions_or_runs(field.data_type())) {
+        return false;
+    }
+    let mut columns = memory.partitions().iter().flatten().flat_map(RecordBatch::columns);
+    columns.any(|column| has_unions_or_runs(column.data_type()) && is_slice(&column.to_data()))
+}
+
+fn has_unions_or_runs(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Union(..) | DataType::RunEndEncoded(..) => true,
+        DataType::List(field)
+        | DataType::LargeList(field)
+        | DataType::ListView(field)
+        | DataType::LargeListView(field)
+        | DataType::FixedSizeList(field, _)
+        | DataType::Map(field, _) => has_unions_or_runs(field.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|field| has_unions_or_runs(field.data_type())),
+        DataType::Dictionary(_, values) => has_unions_or_runs(values),
+        _ => false,
+    }
+}
+
+/// Whether some of the rows that `data` holds do not belong to it.
+fn is_slice(data: &ArrayData) -> bool {
+    let starts_late = match data.data_type() {
+        DataType::List(_) | DataType::Map(..) => data.buffers()[0].typed_data::<i32>().first() > Some(&0),
+        DataType::LargeList(_) => data.buffers()[0].typed_data::<i64>().first() > Some(&0),
+        _ => false,
+    };
+    data.offset() > 0 || starts_late || data.child_data().iter().any(is_slice)
 }
 
 /// Runs `work` with enough stack for a few levels.
@@ -219,5 +260,27 @@ impl PhysicalProtoConverterExtension for Converter {
             return Ok(node);
         }
         Ok(extension_expr(Expr::Nested(node.encode_to_vec().into())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, RunArray};
+    use arrow::datatypes::{Field, Int32Type};
+
+    use super::*;
+    use crate::codec::PlanCodec;
+
+    #[test]
+    fn slices_that_would_come_back_as_other_rows_are_refused() {
+        let runs: RunArray<Int32Type> = ["a", "a", "b", "b"].into_iter().collect();
+        let column: ArrayRef = Arc::new(runs);
+        let schema = Arc::new(Schema::new(vec![Field::new("a", column.data_type().clone(), true)]));
+        let whole = RecordBatch::try_new(Arc::clone(&schema), vec![column]).unwrap();
+        for (batch, is_sent) in [(whole.slice(1, 2), false), (whole, true)] {
+            let plan: Arc<dyn ExecutionPlan> =
+                MemorySourceConfig::try_new_exec(&[vec![batch]], Arc::clone(&schema), None).unwrap();
+            assert_eq!(PlanCodec::default().encode(&plan).is_ok(), is_sent);
+        }
     }
 }

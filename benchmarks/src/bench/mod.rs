@@ -13,6 +13,7 @@ pub mod options;
 pub mod report;
 pub mod runner;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use tracing_subscriber::EnvFilter;
@@ -26,7 +27,8 @@ use crate::queries::Suite;
 /// 2 that nothing could be run.
 pub fn main(suite: Suite, options: &Options) -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     let outcome = tokio::runtime::Runtime::new()
         .map_err(|error| format!("cannot start the async runtime: {error}"))
         .and_then(|runtime| {

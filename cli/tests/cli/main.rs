@@ -5,6 +5,7 @@
 
 mod cluster;
 mod common;
+mod docs;
 mod scripts;
 mod shell;
 mod terminal;

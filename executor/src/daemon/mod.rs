@@ -37,6 +37,7 @@ async fn serve(options: Options) -> Result<(), String> {
         (signal(SignalKind::terminate()).map_err(no_signals)?, signal(SignalKind::interrupt()).map_err(no_signals)?);
     let scheduler = options.scheduler();
     let mut executor = options.builder()?.start().await.map_err(text)?;
+    tracing::info!(%scheduler, "connecting");
     tokio::select! {
         registered = executor.registered() => {
             if registered.is_err() {

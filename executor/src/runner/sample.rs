@@ -46,8 +46,8 @@ impl Sampler {
         if due.is_empty() {
             return Ok(());
         }
-        let picked = take_record_batch(batch, &due)?;
-        let keys = key_batch(evaluate(&self.keys, &picked)?, picked.num_rows())?;
+        // Keys only: nothing is asked of the other columns, some of whose types Arrow cannot take rows of.
+        let keys = take_record_batch(&key_batch(evaluate(&self.keys, batch)?, batch.num_rows())?, &due)?;
         self.kept_rows += keys.num_rows();
         self.kept.push(owned(keys)?);
         while self.kept_rows > MAX_ROWS {

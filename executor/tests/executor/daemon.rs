@@ -151,6 +151,7 @@ async fn an_executor_without_a_scheduler_tries_on_and_ends_when_told() {
     for signal in [libc::SIGTERM, libc::SIGINT] {
         let place = Place::new();
         let daemon = Daemon::start(place.executor(&[]));
+        daemon.logged(&format!("127.0.0.1:{}", place.port));
         for _ in 0..3 {
             daemon.logged("no connection to the scheduler");
         }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use arrow::array::ArrayRef;
 use arrow::compute::SortOptions;
+use arrow::datatypes::{DataType, Schema};
 use arrow::row::SortField;
 use ballista_plan::codec::decode_columns;
 use ballista_plan::write::WriteExec;
@@ -125,7 +126,17 @@ pub fn mark_range_sort(plan: &Arc<dyn ExecutionPlan>, min_bytes: usize) -> Resul
     if merge.fetch().is_some() || sort.fetch().is_some() || partitions(sort.input()) == 1 || !many {
         return Ok(Arc::clone(plan));
     }
+    if sort.expr().iter().any(|key| has_few_keys(&key.expr, &sort.input().schema())) {
+        return Ok(Arc::clone(plan));
+    }
     Ok(Arc::new(RangeSortExec::new(Arc::clone(sort.input()), sort.expr().clone())))
+}
+
+/// Whether `key` is a dictionary that may be too small for the values of a sample of all rows.
+fn has_few_keys(key: &Arc<dyn PhysicalExpr>, schema: &Schema) -> bool {
+    use DataType::{Dictionary, Int8, Int16, UInt8, UInt16};
+    let data_type = key.data_type(schema);
+    matches!(data_type, Ok(Dictionary(keys, _)) if matches!(*keys, Int8 | Int16 | UInt8 | UInt16))
 }
 
 /// The range sort at the root of `plan`, below what keeps the order at most.
