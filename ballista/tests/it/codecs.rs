@@ -268,6 +268,7 @@ fn with_codec(codec: &Arc<NumbersCodec>) -> SessionState {
     state(distributed(config()).with_ballista_physical_extension_codec(Arc::clone(codec) as _))
 }
 
+#[allow(clippy::single_range_in_vec_init)]
 /// `four`: of four partitions; `one` and `other`: of one.
 fn register(context: &SessionContext) {
     let tables =
