@@ -10,6 +10,7 @@ use std::time::Duration;
 use ballista_core::{ExecutorId, Incarnation};
 use ballista_exchange::{Connector, LocalConnector, TcpConnector, executor_pool};
 use ballista_plan::codec::PlanCodec;
+use ballista_plan::stores::Stores;
 use ballista_proto::scheduler_service_client::SchedulerServiceClient;
 use datafusion::execution::SessionState;
 use datafusion::execution::object_store::ObjectStoreRegistry;
@@ -194,7 +195,8 @@ impl ExecutorBuilder {
         self
     }
 
-    /// Finds object stores by URL. Default: that of the session state, or DataFusion's.
+    /// Finds object stores by URL. Default: that of the session state, or [`Stores`], which opens those of S3, Google
+    /// Cloud, Azure and the web with what the environment says. Options that come with a job go before it.
     pub fn with_object_store_registry(mut self, registry: Arc<dyn ObjectStoreRegistry>) -> Self {
         self.object_stores = Some(registry);
         self
@@ -364,7 +366,7 @@ fn runtime_env(
 ) -> Result<Arc<RuntimeEnv>> {
     let mut builder = match state {
         Some(state) => RuntimeEnvBuilder::from_runtime_env(state.runtime_env()),
-        None => RuntimeEnvBuilder::new(),
+        None => RuntimeEnvBuilder::new().with_object_store_registry(Arc::new(Stores::default())),
     };
     if let Some(object_stores) = object_stores {
         builder = builder.with_object_store_registry(object_stores);

@@ -53,6 +53,7 @@ pub mod provider;
 mod runner;
 mod service;
 mod session;
+mod stores;
 mod writes;
 
 pub use builder::ExecutorBuilder;

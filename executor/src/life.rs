@@ -31,6 +31,7 @@ use crate::plans::PlanCache;
 use crate::provider::SessionProvider;
 use crate::runner::{TaskEnv, TaskRunner};
 use crate::service::{DataService, Transport};
+use crate::stores::JobStores;
 use crate::writes::Writes;
 
 /// What all lives of an executor share.
@@ -148,6 +149,7 @@ impl Life {
             runtime: Arc::clone(&shared.runtime),
             disk: Arc::clone(&self.disk),
             writes: Arc::clone(&self.writes),
+            stores: JobStores::default(),
             released: Arc::clone(&self.released),
         });
         let data = DataService::start(&shared.transport, &shared.host, shared.port, server)?;

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Encoded stage plans, fetched once per (job, stage, stage attempt) and kept until the job is freed.
+//! Encoded stage plans, fetched once per (job, stage, stage attempt) and kept until the job is freed, or the
+//! one task that runs all of the stage has it.
 //!
 //! Launches are small because plans travel apart from them. Tasks of one stage that start together share one request;
 //! if the one that asks is cancelled, the next takes over.
@@ -43,6 +44,13 @@ impl PlanCache {
         };
         let bytes = cell.get_or_try_init(|| self.fetch(task)).await?;
         Ok(bytes.clone())
+    }
+
+    /// Forgets the plan of a stage; whoever asks again fetches it again.
+    pub(crate) fn forget(&self, task: &TaskKey) {
+        if let Some(plans) = self.jobs.lock().get_mut(&task.job) {
+            plans.remove(&(task.stage, task.stage_attempt));
+        }
     }
 
     /// Forgets all plans of a job.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use ballista_core::StageId;
 use ballista_plan::codec::PlanCodec;
+use ballista_proto as proto;
 use datafusion::error::{DataFusionError, Result};
 use prost::bytes::Bytes;
 
@@ -48,6 +49,8 @@ pub(crate) struct PlanRequest {
     pub(crate) analyze: bool,
     /// The rows stay in the executors for later jobs.
     pub(crate) keep: bool,
+    /// Object stores with options, for executors only.
+    pub(crate) stores: Vec<proto::ObjectStore>,
 }
 
 /// Makes the planner of a job, on a planning thread.

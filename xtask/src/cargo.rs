@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::process;
+use crate::{process, protoc};
 
 /// The folder of the workspace.
 pub fn workspace() -> PathBuf {
@@ -16,11 +16,14 @@ pub fn workspace() -> PathBuf {
 }
 
 /// A cargo command, run in the workspace.
-pub fn cargo(arguments: &[&str]) -> Command {
+pub fn cargo(arguments: &[&str]) -> Result<Command, String> {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
     command.args(arguments).current_dir(workspace());
-    command
+    if let Some(protoc) = protoc::for_builds()? {
+        command.env(protoc::VARIABLE, protoc);
+    }
+    Ok(command)
 }
 
 /// Where cargo puts the binaries of the profile with which this one was built.
@@ -32,7 +35,7 @@ pub fn binary_dir() -> Result<PathBuf, String> {
 /// Builds binaries of the workspace and returns the directory that holds them.
 pub fn build(binaries: &[&str]) -> Result<PathBuf, String> {
     // --workspace even for few binaries: the features of shared dependencies are then those of every other build.
-    let mut command = cargo(&["build", "--workspace"]);
+    let mut command = cargo(&["build", "--workspace"])?;
     for binary in binaries {
         command.args(["--bin", binary]);
     }
@@ -42,7 +45,7 @@ pub fn build(binaries: &[&str]) -> Result<PathBuf, String> {
 
 /// Builds the examples of the workspace and returns the directory that holds them.
 pub fn build_examples() -> Result<PathBuf, String> {
-    process::run(&mut cargo(&["build", "--workspace", "--examples"]))?;
+    process::run(&mut cargo(&["build", "--workspace", "--examples"])?)?;
     Ok(binary_dir()?.join("examples"))
 }
 
@@ -53,7 +56,7 @@ pub fn build_examples() -> Result<PathBuf, String> {
 pub fn check_features() -> Result<(), String> {
     let resolve = |edges| {
         let arguments = ["tree", "--workspace", "--prefix", "none", "--format", "{p}\t{f}", "--edges", edges];
-        Ok::<_, String>(parse_features(&process::output(&mut cargo(&arguments))?))
+        Ok::<_, String>(parse_features(&process::output(&mut cargo(&arguments)?)?))
     };
     let difference = differences(&resolve("normal,build")?, &resolve("normal,build,dev")?);
     if difference.is_empty() {

@@ -6,7 +6,7 @@
 //! * [`slt`]: SQL features on bare DataFusion and on a cluster; part of [`test`].
 //! * [`bench`]: bare DataFusion, in-process Ballista and a cluster side by side.
 //! * [`cluster`]: starts and stops the processes for all of them.
-//! * [`process`], [`cargo`]: children, signals, builds.
+//! * [`process`], [`cargo`]: children, signals, builds. [`protoc`]: a compiler of protobuf messages for those builds.
 //!
 //! Invariant: this crate depends on no other crate of the workspace. It drives the project as a user does, by its
 //! programs and their flags.
@@ -16,6 +16,7 @@ mod cargo;
 mod cluster;
 mod demo;
 mod process;
+mod protoc;
 mod slt;
 mod test;
 
@@ -44,13 +45,19 @@ enum Task {
 }
 
 fn main() -> ExitCode {
+    if protoc::is_wanted() {
+        return exit_code(protoc::run());
+    }
     let cli = Cli::parse();
-    let outcome = process::install_signal_handlers().and_then(|()| match &cli.task {
+    exit_code(process::install_signal_handlers().and_then(|()| match &cli.task {
         Task::Demo(options) => demo::run(options),
         Task::Test(options) => test::run(options),
         Task::Slt(options) => slt::run(options),
         Task::Bench(options) => bench::run(options),
-    });
+    }))
+}
+
+fn exit_code(outcome: Result<(), String>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -38,14 +38,14 @@ pub fn run(options: &Options) -> Result<(), String> {
 
     step("one build", &mut cargo::check_features)?;
     if has_component("fmt") {
-        step("format", &mut || process::run(&mut cargo::cargo(&["fmt", "--all", "--check"])))?;
+        step("format", &mut || process::run(&mut cargo::cargo(&["fmt", "--all", "--check"])?))?;
     }
     if has_component("clippy") {
         let lint = ["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"];
-        step("lints", &mut || process::run(&mut cargo::cargo(&lint)))?;
+        step("lints", &mut || process::run(&mut cargo::cargo(&lint)?))?;
     }
     step("tests", &mut || {
-        let mut command = cargo::cargo(&["test", "--workspace", "--no-fail-fast"]);
+        let mut command = cargo::cargo(&["test", "--workspace", "--no-fail-fast"])?;
         if options.full {
             command.env("BALLISTA_FULL_TESTS", "1");
         }
@@ -64,8 +64,11 @@ fn duration(start: Instant) -> String {
 
 /// Whether cargo has the subcommand; both are optional components of a toolchain.
 fn has_component(name: &str) -> bool {
-    let found = cargo::cargo(&[name, "--version"]).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    let found = found.is_ok_and(|status| status.success());
+    let version = cargo::cargo(&[name, "--version"]);
+    let found = version.is_ok_and(|mut version| {
+        let status = version.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    });
     if !found {
         println!("cargo {name} is not installed: skipped");
     }

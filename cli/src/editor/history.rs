@@ -2,7 +2,7 @@
 //! [`History`]: what was typed before, in this session and in earlier ones.
 //!
 //! The file has one entry per line and is appended to, so that shells that run at the same time do not lose each
-//! other's. It is the user's alone to read, as statements may hold secrets.
+//! other's. It is the user's alone to read. Statements that seem to hold secrets are not written to it, only remembered.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 
 /// Entries that are kept.
 const ENTRIES: usize = 2000;
+
+/// Parts of the names of options that hold secrets, such as `aws.secret_access_key`.
+const SECRETS: [&str; 6] = ["secret", "token", "account_key", "access_key", "sas_", "password"];
 
 /// Entries, oldest first.
 #[derive(Debug, Default)]
@@ -43,8 +46,11 @@ impl History {
         if entry.is_empty() || text.starts_with(' ') || self.entries.last() == Some(&entry) {
             return;
         }
-        // A home that cannot be written to is no reason to stop.
-        let _ = self.append(&entry);
+        let lower = entry.to_ascii_lowercase();
+        if !SECRETS.iter().any(|secret| lower.contains(secret)) {
+            // A home that cannot be written to is no reason to stop.
+            let _ = self.append(&entry);
+        }
         self.entries.push(entry);
     }
 
@@ -116,6 +122,17 @@ mod tests {
         assert_eq!(History::open(path.clone()).entries(), expected);
         use std::os::unix::fs::PermissionsExt;
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn secrets_are_not_written_to_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("history");
+        let mut history = History::open(path.clone());
+        history.add("SET aws.Secret_Access_Key = 'hush';");
+        history.add("SELECT 1;");
+        assert_eq!(history.entries().len(), 2);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "SELECT 1;\n");
     }
 
     #[test]

@@ -43,6 +43,7 @@ use tracing::Instrument;
 use crate::outbox::Outbox;
 use crate::plans::PlanCache;
 use crate::provider::SessionProvider;
+use crate::stores::JobStores;
 use crate::writes::Writes;
 use partitions::{Work, panic_text};
 use spec::TaskSpec;
@@ -64,6 +65,8 @@ pub(crate) struct TaskEnv {
     pub(crate) disk: Arc<DiskManager>,
     /// Files that were written and not published.
     pub(crate) writes: Arc<Writes>,
+    /// Object stores of single jobs.
+    pub(crate) stores: JobStores,
     /// Rings when something of the store or the result streams may have gone.
     pub(crate) released: Arc<Notify>,
 }
@@ -75,6 +78,7 @@ impl TaskEnv {
         self.client.free_job(job);
         self.results.free_job(job);
         self.writes.free_job(job);
+        self.stores.free_job(job);
         self.released.notify_one();
     }
 }

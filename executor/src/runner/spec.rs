@@ -20,6 +20,8 @@ pub(crate) struct TaskSpec {
     pub(crate) inputs: BTreeMap<StageId, Arc<StageInputs>>,
     /// Report what the operators did.
     pub(crate) metrics: bool,
+    /// Object stores of the job, with their options.
+    pub(crate) stores: Vec<proto::ObjectStore>,
 }
 
 /// The identity of the task to launch.
@@ -50,6 +52,7 @@ impl TryFrom<proto::Launch> for TaskSpec {
             settings,
             inputs,
             metrics: launch.metrics,
+            stores: launch.stores,
         })
     }
 }

@@ -18,6 +18,7 @@ use ballista_plan::write::WriteExec;
 use ballista_plan::write::staging::TaskWrites;
 use ballista_proto as proto;
 use datafusion::error::Result;
+use datafusion::execution::object_store::ObjectStoreRegistry;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::{SessionState, TaskContext};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, SendableRecordBatchStream};
@@ -62,8 +63,14 @@ pub(crate) async fn run(env: &TaskEnv, spec: TaskSpec, work: &Work) -> Result<pr
     let metrics = Arc::new(FetchMetrics::default());
     let bytes = env.plans.get(&spec.key).await?;
     let writes = Arc::new(TaskWrites::new(spec.key.job.to_string(), spec.partitions.clone()));
-    let context = task_context(env, &session, &spec, config.memory_tier, &metrics, &writes);
+    let registry =
+        env.stores.registry(&spec.key.job, &spec.stores, &session).map_err(|error| classify(&error))?;
+    let context = task_context(env, &session, &spec, registry, &metrics, &writes);
     let stage = env.codec.decode_stage(bytes, &context).map_err(|error| classify(&error))?;
+    if stage.plan.output_partitioning().partition_count() == spec.partitions.len() {
+        // No other task of the stage will ask for the plan, which may hold as many rows as the task writes.
+        env.plans.forget(&spec.key);
+    }
     if WriteExec::is_in(&stage.plan) {
         env.writes.begin(&spec.key, Arc::clone(&writes));
     }
@@ -94,10 +101,11 @@ fn task_context(
     env: &TaskEnv,
     session: &SessionState,
     spec: &TaskSpec,
-    memory_tier: bool,
+    object_store_registry: Arc<dyn ObjectStoreRegistry>,
     metrics: &Arc<FetchMetrics>,
     writes: &Arc<TaskWrites>,
 ) -> Arc<TaskContext> {
+    let memory_tier = session.config().ballista().memory_tier;
     let exchange = TaskExchange {
         client: env.client.clone(),
         inputs: spec.inputs.clone(),
@@ -106,6 +114,7 @@ fn task_context(
     let runtime = RuntimeEnv {
         memory_pool: Arc::clone(&env.runtime.memory_pool),
         disk_manager: Arc::clone(&env.disk),
+        object_store_registry,
         ..session.runtime_env().as_ref().clone()
     };
     let config = session.config().clone().with_extension(Arc::new(exchange)).with_extension(Arc::clone(writes));

@@ -72,6 +72,7 @@ impl FakeScheduler {
 #[tonic::async_trait]
 impl SchedulerService for FakeScheduler {
     type ExecuteStream = ReplyStream<proto::JobEvent>;
+    type ExecuteStatementStream = ReplyStream<proto::JobEvent>;
     type GetStagePlanStream = ReplyStream<proto::StagePlanChunk>;
     type SessionStream = ReplyStream<proto::SchedulerMessage>;
 
@@ -80,6 +81,21 @@ impl SchedulerService for FakeScheduler {
     }
 
     async fn explain_plan(&self, _: Request<proto::ExplainPlanRequest>) -> Reply<proto::ExplainPlanResponse> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn open_session(&self, _: Request<proto::OpenSessionRequest>) -> Reply<proto::OpenSessionResponse> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn execute_statement(
+        &self,
+        _: Request<proto::ExecuteStatementRequest>,
+    ) -> Reply<Self::ExecuteStatementStream> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn close_session(&self, _: Request<proto::CloseSessionRequest>) -> Reply<proto::CloseSessionResponse> {
         Err(Status::unimplemented(""))
     }
 

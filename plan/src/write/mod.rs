@@ -37,6 +37,7 @@ use datafusion::physical_plan::{
 };
 
 use staging::TaskWrites;
+use url::Url;
 
 /// Writes every partition of its input to files. Each partition yields one row with the number of rows it wrote.
 #[derive(Clone)]
@@ -81,6 +82,11 @@ impl WriteExec {
     /// Whether `plan` writes.
     pub fn is_in(plan: &Arc<dyn ExecutionPlan>) -> bool {
         plan.is::<Self>() || plan.children().into_iter().any(Self::is_in)
+    }
+
+    /// The object store that it writes to.
+    pub fn target(&self) -> Option<&Url> {
+        sink_config(&self.template).ok().map(|config| config.object_store_url.as_ref())
     }
 
     fn sink(&self) -> Option<&DataSinkExec> {

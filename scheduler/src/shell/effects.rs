@@ -121,6 +121,7 @@ impl Shell {
             is_final: stage.is_final,
             partitions,
             metrics: job.analysis.is_some(),
+            stores: job.stores.clone(),
         };
         let inputs = job.inputs_of(stage).ok_or("an input of its stage is not finished")?;
         debug!(%task, executor = %life.0, partitions = launch.partitions.len(), "task launched");
@@ -194,6 +195,10 @@ impl Shell {
         }
         job.client.send(ToClient::Finished(finished));
         job.planning = super::job::Planning { complete: true, ..Default::default() };
+        if is_kept {
+            // Nothing is launched any more, and the plan may hold the rows that are kept.
+            self.plans.remove_job(id);
+        }
         if job.remote_parts == 0 && !is_kept {
             // The client has everything.
             self.events.push_back(Event::ClientDone { job: id.clone() });

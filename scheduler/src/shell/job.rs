@@ -25,6 +25,8 @@ pub(crate) struct Job {
     pub(crate) weight: u32,
     /// As they go to executors with each task.
     pub(crate) settings: Vec<proto::Setting>,
+    /// Likewise.
+    pub(crate) stores: Vec<proto::ObjectStore>,
     pub(crate) session_id: String,
     pub(crate) client: ClientQueue,
     pub(crate) planning: Planning,
@@ -121,6 +123,7 @@ impl Job {
             // A weight that is no number fails the job when it is planned.
             weight: setting("ballista.job.weight").and_then(|weight| weight.parse().ok()).unwrap_or(1),
             settings: request.settings.iter().map(to_proto).collect(),
+            stores: request.stores.clone(),
             session_id: request.session_id.clone(),
             client,
             analysis: request.analyze.then(Box::default),

@@ -202,6 +202,7 @@ pub(super) fn request(plan: &str) -> proto::ExecuteRequest {
         settings: vec![name],
         analyze: false,
         keep: false,
+        stores: vec![],
     }
 }
 

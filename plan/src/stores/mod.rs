@@ -1,0 +1,26 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Object stores in the cloud and on the web: how they are opened, and how their options reach the executors.
+//!
+//! ```text
+//!   OPTIONS of a statement ─┐
+//!   SET aws.… = …          ─┼─▶ Stores (a session's) ─ options_of ─▶ the job's request ─▶ Stores of the job's tasks
+//!   the environment        ─┘
+//! ```
+//!
+//! * [`options`]: [`Provider`] and the options that it knows.
+//! * `open`: from a URL and options to a store.
+//! * [`registry`]: [`Stores`], the registry of a session, of an executor, or of one job.
+//! * [`settings`]: the namespaces `aws`, `gcp`, `azure` and `http` of a session's configuration.
+//!
+//! *Invariant:* the value of a secret option is in no text that is made here: neither in `Debug`, nor in an error, nor
+//! in a setting that is shown.
+//!
+//! *Invariant:* what a process has in its environment is never sent to an endpoint that another one has named.
+
+mod open;
+pub mod options;
+pub mod registry;
+pub mod settings;
+
+pub use options::{Provider, StoreOptions};
+pub use registry::Stores;
