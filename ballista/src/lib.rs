@@ -16,6 +16,7 @@
 //!
 //! * [`extension`]: [`SessionContextExt`], the constructors of sessions on an in-process or a remote cluster.
 //! * [`standalone`]: the in-process cluster (feature `standalone`, on by default).
+//! * [`ServerSession`]: a session that lives on the scheduler, which is sent SQL text.
 //! * [`prelude`]: what an application imports.
 //!
 //! Programs that run their own scheduler or executor, with functions and codecs of the application, use
@@ -26,9 +27,11 @@ pub mod prelude;
 #[cfg(feature = "standalone")]
 pub mod standalone;
 
+#[cfg(feature = "substrait")]
+pub use ballista_client::SubstraitExt;
 pub use ballista_client::{
     BallistaQueryPlanner, ClientConfigExt, ClientError, Cluster, DistributedQueryExec, JobProgress, JobSummary,
-    ProgressListener, SchedulerEndpoint, distributed_state, job_summary,
+    ProgressListener, SchedulerEndpoint, ServerSession, distributed_state, job_summary,
 };
 pub use ballista_core::{BallistaConfig, ClassifiedError, ErrorClass};
 #[cfg(feature = "standalone")]

@@ -2,7 +2,9 @@
 //! What an application imports, beside DataFusion's own prelude.
 
 pub use crate::extension::SessionContextExt;
-pub use ballista_client::{ClientConfigExt, JobProgress, JobSummary, ProgressListener, job_summary};
+#[cfg(feature = "substrait")]
+pub use ballista_client::SubstraitExt;
+pub use ballista_client::{ClientConfigExt, JobProgress, JobSummary, ProgressListener, ServerSession, job_summary};
 pub use ballista_core::BallistaConfig;
 #[cfg(feature = "standalone")]
 pub use ballista_executor::ExecutorBuilder;

@@ -24,6 +24,14 @@ pub(crate) struct Args {
     #[arg(long, env = "BALLISTA_CLI_PORT", default_value_t = 50050, global = true)]
     port: u16,
 
+    /// Send SQL text to the scheduler, where tables, views and settings then live, instead of planning it here
+    #[arg(long, requires = "host", global = true)]
+    pub(crate) server_session: bool,
+
+    /// A setting that the session is made with, KEY=VALUE; repeatable
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = key_and_value, global = true)]
+    pub(crate) settings: Vec<(String, String)>,
+
     /// Run these statements and exit; repeatable, after all files
     #[arg(short, long, value_name = "SQL")]
     pub(crate) command: Vec<String>,
@@ -99,6 +107,9 @@ A table from files, which the executors must see under the same path:
 Settings of the session (docs/configuration.md lists those of Ballista):
   SET ballista.shuffle.compression = 'zstd';
   SHOW ALL;
+Some must be made with the session: --set ballista.functions.spark=true
+
+With --server-session, the session lives on the scheduler: it plans the statements, and files are those of its host.
 
 Rows of csv, tsv, json and nd-json are printed as they come. On a terminal, a table shows its first 40 rows, and columns
 are cut to the width of the terminal; a line below says so, --max-rows 0 and \\x show the rest.
@@ -149,6 +160,13 @@ impl Args {
     }
 }
 
+fn key_and_value(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.trim().is_empty() => Ok((key.trim().to_owned(), value.trim().to_owned())),
+        _ => Err("KEY=VALUE is expected".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -168,6 +186,11 @@ mod tests {
         assert_eq!(args.format, Format::NdJson);
         assert!(parse(&["-q"]).scheduler().is_none());
         assert!(Args::try_parse_from(["cli", "--rc", "f", "--no-rc"]).is_err());
+        let args = parse(&["--host", "h", "--server-session", "--set", "a.b=1", "--set", "c = x=y"]);
+        let setting = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        assert_eq!((args.server_session, args.settings), (true, vec![setting("a.b", "1"), setting("c", "x=y")]));
+        assert!(Args::try_parse_from(["cli", "--server-session"]).is_err());
+        assert!(Args::try_parse_from(["cli", "--set", "=1"]).is_err());
     }
 
     #[test]

@@ -35,6 +35,7 @@ use args::{Action, Args};
 use diagnose::Origin;
 use output::{Destination, Printer, Settings};
 use progress::Heard;
+use session::Session;
 use shell::{Shell, Step, Stop, complain};
 
 #[global_allocator]
@@ -57,7 +58,9 @@ async fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match run(&args, &mut shell).await {
+    let ran = run(&args, &mut shell).await;
+    shell.close().await;
+    match ran {
         Ok(()) | Err(Stop::Quit | Stop::OutputClosed) => ExitCode::SUCCESS,
         Err(Stop::Failed) => ExitCode::FAILURE,
         Err(Stop::Cancelled) => ExitCode::from(CANCELLED),
@@ -74,14 +77,15 @@ async fn start(args: &Args) -> Result<Shell> {
         timing: true,
     };
     let heard = Heard::default();
-    let (context, cluster) = match args.action {
+    let session = match args.action {
         // The cluster is asked, no query is run.
         Some(Action::Jobs | Action::Executors | Action::Cancel { .. }) => {
-            (SessionContext::new(), Arc::new(Cluster::connect(&args.cluster()).await?))
+            let cluster = Arc::new(Cluster::connect(&args.cluster()).await?);
+            Session { context: SessionContext::new(), cluster, server: None }
         }
-        Some(Action::Explain { .. }) | None => session::connect(args.scheduler(), heard.clone()).await?,
+        Some(Action::Explain { .. }) | None => Session::connect(args, heard.clone()).await?,
     };
-    Ok(Shell::new(context, cluster, heard, Printer::new(Destination::standard(), settings))?)
+    Ok(Shell::new(session, heard, Printer::new(Destination::standard(), settings))?)
 }
 
 async fn run(args: &Args, shell: &mut Shell) -> Step {

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use ballista_client::Cluster;
 use clap::ValueEnum;
 use datafusion::common::config::Dialect as DialectName;
 use datafusion::error::Result;
@@ -25,6 +24,7 @@ use crate::commands::{self, Command};
 use crate::diagnose::{self, Origin};
 use crate::output::{Printer, ResultPrinter};
 use crate::progress::{self, Heard, StatusLine};
+use crate::session::{Runner, Session};
 use crate::statements::{Piece, Script, Statement};
 
 /// How long a cancelled query may take to hand its cancellation on.
@@ -55,8 +55,7 @@ const TABLES: &str = "SELECT table_schema AS \"schema\", table_name AS \"table\"
 
 /// A session and the place where its rows go.
 pub(crate) struct Shell {
-    context: SessionContext,
-    cluster: Arc<Cluster>,
+    session: Session,
     heard: Heard,
     printer: Printer,
     /// Ctrl-C.
@@ -74,26 +73,27 @@ enum Event {
 
 impl Shell {
     /// `heard` is the progress listener of the session.
-    pub(crate) fn new(
-        context: SessionContext,
-        cluster: Arc<Cluster>,
-        heard: Heard,
-        printer: Printer,
-    ) -> io::Result<Self> {
+    pub(crate) fn new(session: Session, heard: Heard, printer: Printer) -> io::Result<Self> {
         let interrupts = signal(SignalKind::interrupt())?;
-        Ok(Self { context, cluster, heard, printer, interrupts, depth: 0 })
+        Ok(Self { session, heard, printer, interrupts, depth: 0 })
+    }
+
+    /// Ends the session.
+    pub(crate) async fn close(self) {
+        self.session.close().await;
     }
 
     /// Where queries run, for people.
     pub(crate) fn place(&self) -> String {
-        match self.cluster.name() {
-            "standalone" => "a cluster inside this process".to_owned(),
-            name => format!("the cluster at {name}"),
+        match (self.session.cluster.name(), &self.session.server) {
+            ("standalone", _) => "a cluster inside this process".to_owned(),
+            (name, None) => format!("the cluster at {name}"),
+            (name, Some(_)) => format!("the scheduler at {name}"),
         }
     }
 
     pub(crate) fn context(&self) -> &SessionContext {
-        &self.context
+        &self.session.context
     }
 
     /// Runs everything in `text`, up to the first failure. Errors name `source`.
@@ -162,9 +162,9 @@ impl Shell {
         let start = Instant::now();
         let (sender, mut events) = mpsc::channel(1);
         // A task of its own, so that neither planning nor a local operator keeps Ctrl-C and the progress waiting.
-        let mut query = tokio::spawn(execute(self.context.clone(), sql.to_owned(), sender));
+        let mut query = tokio::spawn(execute(self.session.runner(), sql.to_owned(), sender));
         let wanted = !self.printer.settings.quiet;
-        let mut status = StatusLine::new(self.heard.clone(), Arc::clone(&self.cluster), start, wanted);
+        let mut status = StatusLine::new(self.heard.clone(), Arc::clone(&self.session.cluster), start, wanted);
         let shown = self.show(&mut events, &mut status, start).await;
         status.clear();
         drop(events);
@@ -197,7 +197,7 @@ impl Shell {
         status: &mut StatusLine,
         start: Instant,
     ) -> Result<bool> {
-        let texts = self.context.state().config_options().format.clone();
+        let texts = self.context().state().config_options().format.clone();
         let on_terminal = self.printer.is_terminal();
         let mut ticks = tokio::time::interval(progress::INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -284,7 +284,7 @@ impl Shell {
     /// Prints what the cluster has or does.
     pub(crate) async fn overview(&mut self, executors: bool) -> Step {
         let start = Instant::now();
-        let rows = match self.cluster.overview().await {
+        let rows = match self.session.cluster.overview().await {
             Ok(overview) if executors => cluster::executors(&overview.executors),
             Ok(overview) if self.printer.format() == Format::Table => cluster::jobs_for_people(&overview.jobs),
             Ok(overview) => cluster::jobs(&overview.jobs),
@@ -296,7 +296,7 @@ impl Shell {
 
     /// Cancels a job of the cluster.
     pub(crate) async fn cancel(&mut self, job: &str) -> Step {
-        match self.cluster.cancel_job(job).await {
+        match self.session.cluster.cancel_job(job).await {
             Ok(true) => self.say(&format!("job {job} is cancelled")),
             Ok(false) => self.fail(format!("error: no job {job} is running")),
             Err(error) => self.fail(format!("error: {error}")),
@@ -324,7 +324,7 @@ impl Shell {
     }
 
     fn dialect(&self) -> Box<dyn Dialect> {
-        let state = self.context.state();
+        let state = self.context().state();
         let name: &DialectName = &state.config_options().sql_parser.dialect;
         dialect_from_str(name.as_ref()).unwrap_or_else(|| Box::new(GenericDialect {}))
     }
@@ -339,8 +339,8 @@ fn on_off(value: bool) -> &'static str {
     if value { "on" } else { "off" }
 }
 
-async fn execute(context: SessionContext, sql: String, events: mpsc::Sender<Event>) -> Result<()> {
-    let mut rows = context.sql(&sql).await?.execute_stream().await?;
+async fn execute(runner: Runner, sql: String, events: mpsc::Sender<Event>) -> Result<()> {
+    let mut rows = runner.rows(&sql).await?;
     // Nobody listens any more only after Ctrl-C or an error of the output.
     let _ = events.send(Event::Schema(rows.schema())).await;
     while let Some(batch) = rows.next().await {
@@ -368,7 +368,7 @@ mod tests {
         let context = SessionContext::standalone_with_state(state).await.unwrap();
         let cluster = cluster::of_session(&context).unwrap();
         let printer = Printer::new(Destination::of(paper.clone(), None), settings(Format::Csv, true));
-        Shell::new(context, cluster, Heard::default(), printer).unwrap()
+        Shell::new(Session { context, cluster, server: None }, Heard::default(), printer).unwrap()
     }
 
     #[tokio::test]

@@ -138,9 +138,13 @@ pub(crate) fn of_job(failure: ClassifiedError) -> DataFusionError {
 /// DataFusion's errors begin with their kind, and reporting one inside another would say that twice.
 fn user_error(message: &str) -> DataFusionError {
     type Make = fn(String) -> DataFusionError;
-    const KINDS: [(&str, Make); 5] = [
+    const KINDS: [(&str, Make); 8] = [
         ("Execution error: ", DataFusionError::Execution),
         ("Error during planning: ", DataFusionError::Plan),
+        // Their parts are not in the text.
+        ("Schema error: ", DataFusionError::Plan),
+        ("SQL error: ", DataFusionError::Plan),
+        ("Substrait error: ", DataFusionError::Substrait),
         ("This feature is not implemented: ", DataFusionError::NotImplemented),
         ("Invalid or Unsupported Configuration: ", DataFusionError::Configuration),
         ("Arrow error: ", |text| DataFusionError::ArrowError(Box::new(arrow_error(text)), None)),

@@ -42,7 +42,8 @@ pub(crate) struct JobContext {
 }
 
 /// What is kept until the rows are read: the plan may be dropped as soon as it is executed.
-pub(crate) struct Holds {
+#[derive(Clone, Default)]
+pub struct Holds {
     pub(crate) _session: Option<SessionLease>,
     pub(crate) _cached: Vec<Arc<dyn CachedRows>>,
 }
@@ -52,7 +53,12 @@ pub(crate) async fn submit(request: proto::ExecuteRequest, context: JobContext) 
     let mut scheduler = context.cluster.scheduler();
     let call = scheduler.execute(request).await;
     let events = call.map_err(|status| error_of_call(context.cluster.name(), &status))?.into_inner();
-    Ok(JobStream {
+    Ok(follow(events, context))
+}
+
+/// The rows of a job whose `events` nobody has read yet, but for a schema.
+pub(crate) fn follow(events: Streaming<proto::JobEvent>, context: JobContext) -> JobStream {
+    JobStream {
         events: Some(events),
         cluster: context.cluster,
         schema: context.schema,
@@ -66,7 +72,7 @@ pub(crate) async fn submit(request: proto::ExecuteRequest, context: JobContext) 
         analysis: None,
         finished: None,
         broken: None,
-    })
+    }
 }
 
 pub(crate) fn error_of_call(scheduler: &str, status: &Status) -> DataFusionError {
@@ -100,9 +106,10 @@ impl JobStream {
         self.job.clone().unwrap_or_else(|| "?".to_owned())
     }
 
-    /// Takes in what the scheduler has said.
+    /// Takes in what the scheduler has said, as long as no rows that came with it wait to be read: whoever reads
+    /// slowly makes the scheduler wait, instead of keeping the rows here.
     fn poll_events(&mut self, cx: &mut Context<'_>) -> Result<()> {
-        while let Some(events) = &mut self.events {
+        while let Some(events) = self.events.as_mut().filter(|_| self.broken.is_some() || !self.parts.has_inline()) {
             match events.poll_next_unpin(cx) {
                 Poll::Pending => break,
                 Poll::Ready(Some(Ok(event))) => self.take(event)?,
@@ -139,7 +146,8 @@ impl JobStream {
             Some(Event::Result(part)) => {
                 self.parts_received += 1;
                 let order = part.ordered.then_some(part.order);
-                self.parts.add(order, open(Arc::clone(&self.cluster), part, Arc::clone(&self.schema)));
+                let is_inline = part.location.is_none();
+                self.parts.add(order, open(Arc::clone(&self.cluster), part, Arc::clone(&self.schema)), is_inline);
             }
             Some(Event::Analysis(analysis)) => self.analysis = Some(analysis),
             Some(Event::Finished(finished)) => {
@@ -151,9 +159,9 @@ impl JobStream {
                 let class = ErrorClass::from_code(failure.class);
                 return Err(of_job(ClassifiedError::new(class, failure.message)));
             }
-            None => {
+            Some(Event::Schema(_)) | None => {
                 let scheduler = self.cluster.name().to_owned();
-                return Err(ClientError::Protocol { scheduler, what: "an unknown event" }.into());
+                return Err(ClientError::Protocol { scheduler, what: "an unexpected event" }.into());
             }
         }
         Ok(())
@@ -212,14 +220,21 @@ impl Stream for JobStream {
     type Item = Result<RecordBatch>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if let Err(error) = self.poll_events(cx) {
-            // The scheduler's word is final; what a result stream said before was a consequence.
-            self.events = None;
-            self.broken = None;
-            self.parts = Parts::default();
-            self.parts.complete();
-            return Poll::Ready(Some(Err(error)));
+        loop {
+            if let Err(error) = self.poll_events(cx) {
+                // The scheduler's word is final; what a result stream said before was a consequence.
+                self.events = None;
+                self.broken = None;
+                self.parts = Parts::default();
+                self.parts.complete();
+                return Poll::Ready(Some(Err(error)));
+            }
+            let had_inline = self.parts.has_inline();
+            match self.poll_rows(cx) {
+                // An empty part: what comes after it was not asked for yet.
+                Poll::Pending if had_inline && !self.parts.has_inline() => {}
+                rows => return rows,
+            }
         }
-        self.poll_rows(cx)
     }
 }

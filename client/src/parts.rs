@@ -5,7 +5,7 @@
 //! are unknown yet. Only a result that is cut off by a limit may lack parts, and then their absence is known at the
 //! job's end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -27,20 +27,30 @@ type Batches = BoxStream<'static, Result<RecordBatch>>;
 #[derive(Default)]
 pub(crate) struct Parts {
     unordered: SelectAll<Batches>,
-    ordered: BTreeMap<u32, Batches>,
+    /// Unordered parts that are here.
+    inline: VecDeque<Batches>,
+    /// With whether they are here.
+    ordered: BTreeMap<u32, (Batches, bool)>,
     next_ordered: u32,
     complete: bool,
 }
 
 impl Parts {
-    /// Adds a part of number `order`, or one whose place does not matter.
-    pub(crate) fn add(&mut self, order: Option<u32>, batches: Batches) {
+    /// Adds a part of number `order`, or one whose place does not matter; `is_inline` if its rows are here.
+    pub(crate) fn add(&mut self, order: Option<u32>, batches: Batches, is_inline: bool) {
         match order {
             Some(order) => {
-                self.ordered.insert(order, batches);
+                self.ordered.insert(order, (batches, is_inline));
             }
+            None if is_inline => self.inline.push_back(batches),
             None => self.unordered.push(batches),
         }
+    }
+
+    /// Whether there are rows that can be read without waiting for anything.
+    pub(crate) fn has_inline(&self) -> bool {
+        let current = self.ordered.get(&self.next_ordered);
+        !self.inline.is_empty() || current.is_some_and(|(_, is_inline)| *is_inline)
     }
 
     /// All parts have been added.
@@ -53,11 +63,18 @@ impl Parts {
         if let Poll::Ready(Some(batch)) = Pin::new(&mut self.unordered).poll_next(cx) {
             return Poll::Ready(Some(batch));
         }
+        while let Some(part) = self.inline.front_mut() {
+            match part.as_mut().poll_next(cx) {
+                Poll::Ready(Some(batch)) => return Poll::Ready(Some(batch)),
+                Poll::Ready(None) => self.inline.pop_front(),
+                Poll::Pending => return Poll::Pending,
+            };
+        }
         loop {
             if self.complete {
                 self.next_ordered = self.ordered.keys().next().copied().unwrap_or(self.next_ordered);
             }
-            let Some(current) = self.ordered.get_mut(&self.next_ordered) else { break };
+            let Some((current, _)) = self.ordered.get_mut(&self.next_ordered) else { break };
             match current.as_mut().poll_next(cx) {
                 Poll::Ready(Some(batch)) => return Poll::Ready(Some(batch)),
                 Poll::Ready(None) => {
@@ -134,9 +151,9 @@ mod tests {
     #[tokio::test]
     async fn ordered_parts_are_concatenated_whatever_order_they_come_in() {
         let mut parts = Parts::default();
-        parts.add(Some(1), stream::iter([batch(3), batch(4)]).boxed());
+        parts.add(Some(1), stream::iter([batch(3), batch(4)]).boxed(), false);
         assert!(next(&mut parts).now_or_never().is_none());
-        parts.add(Some(0), stream::iter([batch(1), batch(2)]).boxed());
+        parts.add(Some(0), stream::iter([batch(1), batch(2)]).boxed(), false);
         parts.complete();
         for expected in 1..=4 {
             assert_eq!(value(next(&mut parts).await.unwrap().unwrap()), expected);
@@ -147,8 +164,8 @@ mod tests {
     #[tokio::test]
     async fn parts_that_a_limit_made_superfluous_are_not_waited_for_after_the_end() {
         let mut parts = Parts::default();
-        parts.add(Some(3), stream::iter([batch(2)]).boxed());
-        parts.add(Some(1), stream::iter([batch(1)]).boxed());
+        parts.add(Some(3), stream::iter([batch(2)]).boxed(), false);
+        parts.add(Some(1), stream::iter([batch(1)]).boxed(), false);
         assert!(next(&mut parts).now_or_never().is_none());
         parts.complete();
         assert_eq!(value(next(&mut parts).await.unwrap().unwrap()), 1);
@@ -161,8 +178,8 @@ mod tests {
         let mut parts = Parts::default();
         let (sender, receiver) = mpsc::channel(1);
         let slow = stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await?, receiver)) });
-        parts.add(None, slow.boxed());
-        parts.add(None, stream::iter([batch(1)]).boxed());
+        parts.add(None, slow.boxed(), false);
+        parts.add(None, stream::iter([batch(1)]).boxed(), false);
         parts.complete();
         assert_eq!(value(next(&mut parts).await.unwrap().unwrap()), 1);
         assert!(next(&mut parts).now_or_never().is_none());
@@ -170,5 +187,22 @@ mod tests {
         drop(sender);
         assert_eq!(value(next(&mut parts).await.unwrap().unwrap()), 2);
         assert!(next(&mut parts).await.is_none());
+    }
+
+    #[tokio::test]
+    async fn only_a_part_whose_turn_it_is_counts_as_here() {
+        let mut parts = Parts::default();
+        parts.add(Some(1), stream::iter([batch(2)]).boxed(), true);
+        assert!(!parts.has_inline());
+        parts.add(Some(0), stream::iter([batch(1)]).boxed(), true);
+        assert!(parts.has_inline());
+        for expected in 1..=2 {
+            assert_eq!(value(next(&mut parts).await.unwrap().unwrap()), expected);
+        }
+        assert!(next(&mut parts).now_or_never().is_none() && !parts.has_inline());
+        parts.add(None, stream::iter([batch(3)]).boxed(), true);
+        assert!(parts.has_inline());
+        assert_eq!(value(next(&mut parts).await.unwrap().unwrap()), 3);
+        assert!(next(&mut parts).now_or_never().is_none() && !parts.has_inline());
     }
 }

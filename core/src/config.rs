@@ -153,6 +153,8 @@ registry! {
         "Name of the jobs of this session, for people who watch the cluster.";
     job_weight: u64 = 1, "ballista.job.weight",
         "Share of the cluster's slots relative to other jobs; at least 1.";
+    spark_functions: bool = false, "ballista.functions.spark",
+        "Spark's functions take the place of DataFusion's own of the same names (`abs`, `avg`, `date_add`, `length`, …), and those that only Spark has are added. Must be set when the session is made. Functions of the application stay.";
     single_task_bytes: u64 = 64 << 20, "ballista.planner.single_task_bytes",
         "A query whose input is at most this many bytes runs as one task, without an exchange; so does any query when one executor owns all slots. 0 = a query that can be distributed always is.";
     adaptive: bool = true, "ballista.planner.adaptive",

@@ -2,7 +2,7 @@
 //! Plans to bytes and back.
 //!
 //! `datafusion-proto` does the work; [`PlanCodec`] adds our exchange reader and nodes of the application's own codec.
-//! What `datafusion-proto` loses is added by [`crate::lost`], and [`crate::convert`] sees to it that depth is no limit.
+//! What `datafusion-proto` loses is added by [`crate::lost`], where functions come from by [`crate::functions`], and [`crate::convert`] sees to it that depth is no limit.
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,6 +31,7 @@ use prost::bytes::Bytes;
 
 use crate::cached::CachedExec;
 use crate::convert::Converter;
+use crate::functions;
 use crate::lost::restore;
 use crate::reader::{ExchangeStatistics, ShuffleReaderExec};
 use crate::stage::{OutputPartitioning, StageOutput, StagePlan};
@@ -64,6 +65,11 @@ impl PlanCodec {
     pub fn encode(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<Bytes> {
         let node = Converter::default().execution_plan_to_proto(plan, self)?;
         Ok(node.encode_to_vec().into())
+    }
+
+    /// Whether `plan` can be encoded, whatever its inputs are; the error says why not.
+    pub fn check_node(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<()> {
+        Converter::check_node(plan, self)
     }
 
     /// Decodes a plan, finding functions in `context`.
@@ -338,27 +344,27 @@ impl PhysicalExtensionCodec for PlanCodec {
     }
 
     fn try_decode_udf(&self, name: &str, buf: &[u8]) -> Result<Arc<ScalarUDF>> {
-        self.user.try_decode_udf(name, buf)
+        functions::decode(buf, |buf| self.user.try_decode_udf(name, buf))
     }
 
     fn try_encode_udf(&self, node: &ScalarUDF, buf: &mut Vec<u8>) -> Result<()> {
-        self.user.try_encode_udf(node, buf)
+        functions::encode(node, buf, |buf| self.user.try_encode_udf(node, buf))
     }
 
     fn try_decode_udaf(&self, name: &str, buf: &[u8]) -> Result<Arc<AggregateUDF>> {
-        self.user.try_decode_udaf(name, buf)
+        functions::decode(buf, |buf| self.user.try_decode_udaf(name, buf))
     }
 
     fn try_encode_udaf(&self, node: &AggregateUDF, buf: &mut Vec<u8>) -> Result<()> {
-        self.user.try_encode_udaf(node, buf)
+        functions::encode(node, buf, |buf| self.user.try_encode_udaf(node, buf))
     }
 
     fn try_decode_udwf(&self, name: &str, buf: &[u8]) -> Result<Arc<WindowUDF>> {
-        self.user.try_decode_udwf(name, buf)
+        functions::decode(buf, |buf| self.user.try_decode_udwf(name, buf))
     }
 
     fn try_encode_udwf(&self, node: &WindowUDF, buf: &mut Vec<u8>) -> Result<()> {
-        self.user.try_encode_udwf(node, buf)
+        functions::encode(node, buf, |buf| self.user.try_encode_udwf(node, buf))
     }
 
     fn try_decode_higher_order_function(&self, name: &str, buf: &[u8]) -> Result<Arc<HigherOrderUDF>> {

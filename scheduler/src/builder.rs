@@ -21,6 +21,7 @@ use crate::shell::message::{Message, ShellHandle};
 use crate::shell::plans::PlanStore;
 use crate::shell::pool::PlanningPool;
 use crate::shell::{Shell, ShellConfig};
+use crate::sql::{Codec, SqlConfig, SqlSessions};
 
 /// Plans carry file lists and literals and may be large; results inline are small.
 const MAX_MESSAGE_BYTES: usize = 256 << 20;
@@ -50,6 +51,10 @@ pub struct SchedulerBuilder {
     no_executor_wait: Duration,
     max_jobs: usize,
     max_message_bytes: usize,
+    user_codec: Option<Codec>,
+    sql_sessions: bool,
+    session_idle: Duration,
+    max_sessions: usize,
 }
 
 impl Default for SchedulerBuilder {
@@ -63,6 +68,10 @@ impl Default for SchedulerBuilder {
             no_executor_wait: Duration::from_secs(30),
             max_jobs: 10_000,
             max_message_bytes: MAX_MESSAGE_BYTES,
+            user_codec: None,
+            sql_sessions: true,
+            session_idle: Duration::from_secs(3600),
+            max_sessions: 1000,
         }
     }
 }
@@ -86,7 +95,8 @@ impl SchedulerBuilder {
 
     /// Encodes and decodes the application's own plan nodes, expressions and functions.
     pub fn physical_extension_codec(mut self, codec: Arc<dyn PhysicalExtensionCodec>) -> Self {
-        self.codec = PlanCodec::new(codec);
+        self.codec = PlanCodec::new(Arc::clone(&codec));
+        self.user_codec = Some(Codec(codec));
         self
     }
 
@@ -126,13 +136,44 @@ impl SchedulerBuilder {
         self
     }
 
+    /// Whether clients may open sessions here and send SQL text. Default: yes. Planning it reads files of this host, so
+    /// without a wall around the port, whoever reaches it can read what this process can.
+    ///
+    /// A session starts with the functions, tables and settings of the session provider. What it runs here, instead of
+    /// in executors, takes memory of the provider's `RuntimeEnv`.
+    pub fn sql_sessions(mut self, wanted: bool) -> Self {
+        self.sql_sessions = wanted;
+        self
+    }
+
+    /// A session without a statement for this long is closed. Default: 1 hour.
+    pub fn session_idle(mut self, limit: Duration) -> Self {
+        self.session_idle = limit;
+        self
+    }
+
+    /// A session more than these is refused. Default: 1,000.
+    pub fn max_sessions(mut self, sessions: usize) -> Self {
+        self.max_sessions = sessions;
+        self
+    }
+
     /// Starts the scheduler: its one task on the current tokio runtime, and the planning threads.
     ///
     /// Errors: no runtime, a lease that is not longer than the heartbeat, or no threads to be had.
     pub fn build(mut self) -> Result<Scheduler> {
         let sessions = self.sessions.take().unwrap_or_else(|| Arc::new(CachedSessions::default()));
-        let planners = Arc::new(JobPlanners { sessions, codec: self.codec.clone() });
-        self.build_with(planners)
+        let planners = Arc::new(JobPlanners { sessions: Arc::clone(&sessions), codec: self.codec.clone() });
+        let sql = self.sql_sessions.then(|| SqlConfig {
+            sessions,
+            codec: self.user_codec.take(),
+            most: self.max_sessions,
+            idle: self.session_idle,
+        });
+        let mut scheduler = self.build_with(planners)?;
+        scheduler.sessions =
+            sql.map(|config| Arc::new(SqlSessions::new(config, scheduler.handle.clone(), scheduler.service())));
+        Ok(scheduler)
     }
 
     /// Starts the scheduler with planners of the caller's choice.
@@ -146,6 +187,9 @@ impl SchedulerBuilder {
                 self.lease.as_millis(),
                 heartbeat.as_millis()
             )));
+        }
+        if self.session_idle.is_zero() {
+            return Err(SchedulerError::Config("sessions that are closed as soon as they are idle".to_owned()));
         }
         let ticket_key = TicketKey::random();
         let welcome = proto::Welcome {
@@ -166,7 +210,7 @@ impl SchedulerBuilder {
         let (handle, messages) = ShellHandle::new(Arc::clone(&plans), runtime.clone());
         let shell = Shell::new(config, plans, planners, pool, handle.downgrade());
         runtime.spawn(shell.run(messages));
-        Ok(Scheduler { handle, max_message_bytes: self.max_message_bytes })
+        Ok(Scheduler { handle, sessions: None, max_message_bytes: self.max_message_bytes })
     }
 }
 
@@ -175,6 +219,7 @@ impl SchedulerBuilder {
 #[derive(Clone)]
 pub struct Scheduler {
     pub(crate) handle: ShellHandle,
+    sessions: Option<Arc<SqlSessions>>,
     max_message_bytes: usize,
 }
 
@@ -188,7 +233,7 @@ impl Scheduler {
     /// The gRPC service, for a tonic server of the caller's own; [`Scheduler::serve_with_incoming`] is the shorter
     /// way, also for transports in memory.
     pub fn service(&self) -> SchedulerServer {
-        SchedulerServer::new(self.handle.clone(), self.max_message_bytes)
+        SchedulerServer::new(self.handle.clone(), self.sessions.clone(), self.max_message_bytes)
     }
 
     /// Ends every job with an error and every session; returns when it is done.

@@ -6,9 +6,9 @@
 
 use std::io;
 
-use ballista_core::{ErrorClass, InvalidId};
+use ballista_core::{ClassifiedError, ErrorClass, InvalidId};
 use ballista_exchange::ExchangeError;
-use ballista_exchange::status::ERROR_CLASS_KEY;
+use ballista_exchange::status::{ERROR_CLASS_KEY, to_status};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
@@ -64,6 +64,21 @@ pub enum SchedulerError {
     /// The job or stage asked for is not, or no longer, known.
     #[error("{0} is not known, or over")]
     Gone(String),
+    /// The session is not open: it was closed, or nobody used it for too long.
+    #[error("the session is not open: it was closed, or not used for too long")]
+    NoSession,
+    /// There are as many sessions as there may be.
+    #[error("all {most} sessions of this scheduler are taken; close some, or come back later")]
+    TooManySessions {
+        /// How many there may be.
+        most: usize,
+    },
+    /// The scheduler was told to take no SQL.
+    #[error("this scheduler takes no SQL (--no-sql-sessions); plan in the client instead")]
+    NoSqlSessions,
+    /// A session that could not be made.
+    #[error("{0}")]
+    Session(ClassifiedError),
     /// The scheduler is being stopped.
     #[error("the scheduler is stopping")]
     Stopped,
@@ -73,19 +88,23 @@ impl SchedulerError {
     /// What the other side should do about it.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Config(_) | Self::Incompatible { .. } | Self::Refused(_) => ErrorClass::User,
+            Self::Config(_) | Self::Incompatible { .. } | Self::Refused(_) | Self::NoSqlSessions => ErrorClass::User,
+            Self::TooManySessions { .. } => ErrorClass::Resource,
+            Self::Session(error) => error.class,
             Self::NoRuntime | Self::Protocol(_) => ErrorClass::Deterministic,
             Self::Bind { .. } | Self::Io { .. } | Self::Serve(_) | Self::Stopped => ErrorClass::Infra,
-            Self::Gone(_) => ErrorClass::Fenced,
+            Self::Gone(_) | Self::NoSession => ErrorClass::Fenced,
         }
     }
 
     /// The error as the answer to a gRPC call, with its class, see [`ballista_exchange::status`].
     pub(crate) fn to_status(&self) -> Status {
         let code = match self {
-            Self::Incompatible { .. } | Self::Refused(_) => Code::FailedPrecondition,
+            Self::Session(error) => return to_status(&ExchangeError::Remote(error.clone())),
+            Self::Incompatible { .. } | Self::Refused(_) | Self::NoSqlSessions => Code::FailedPrecondition,
+            Self::TooManySessions { .. } => Code::ResourceExhausted,
             Self::Config(_) | Self::Protocol(_) => Code::InvalidArgument,
-            Self::Gone(_) => Code::NotFound,
+            Self::Gone(_) | Self::NoSession => Code::NotFound,
             Self::Stopped => Code::Unavailable,
             Self::NoRuntime | Self::Bind { .. } | Self::Io { .. } | Self::Serve(_) => Code::Internal,
         };

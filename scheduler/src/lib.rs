@@ -20,6 +20,7 @@
 //! * [`planning`]: from a physical plan to stages.
 //! * `planner`: the seam between shell and planning, replaced by a script in tests.
 //! * `shell`: the one task that owns all state and does the I/O that the core asks for.
+//! * `sql`: sessions that live here, for clients that send text.
 //! * `service`: the gRPC methods; they validate, translate and pass on.
 //! * [`daemon`]: flags, environment, configuration file and signals of the program `ballista-scheduler`.
 //!
@@ -37,6 +38,7 @@ pub mod server;
 mod service;
 pub mod session;
 mod shell;
+mod sql;
 #[cfg(test)]
 mod tests;
 

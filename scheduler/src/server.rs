@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures::{Stream, StreamExt};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -14,6 +14,7 @@ use tonic::transport::server::{Connected, TcpIncoming};
 
 use crate::builder::Scheduler;
 use crate::error::{Result, SchedulerError};
+use crate::service::SchedulerServer;
 
 /// Queries on one connection; HTTP/2 servers allow 200 unless told otherwise.
 const MAX_STREAMS: u32 = 10_000;
@@ -46,20 +47,41 @@ impl Scheduler {
         E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
     {
         let (stop, stopped) = oneshot::channel::<()>();
-        // A stream that ends, as that of a closed in-memory listener does, shall not end the open connections.
-        let incoming = incoming.chain(futures::stream::pending());
-        let server = Server::builder()
-            .max_concurrent_streams(MAX_STREAMS)
-            .http2_adaptive_window(Some(false))
-            .initial_stream_window_size(4 << 20)
-            .initial_connection_window_size(16 << 20)
-            .http2_keepalive_interval(Some(KEEP_ALIVE))
-            .http2_keepalive_timeout(Some(KEEP_ALIVE))
-            .add_service(self.service())
-            .serve_with_incoming_shutdown(incoming, async { drop(stopped.await) });
-        let server = Running(tokio::spawn(server));
+        let server = start(self.service(), incoming, stopped);
         SchedulerHandle { scheduler: self.clone(), address: None, stop, server }
     }
+}
+
+fn start<C, E>(
+    service: SchedulerServer,
+    incoming: impl Stream<Item = Result<C, E>> + Send + 'static,
+    stopped: oneshot::Receiver<()>,
+) -> Running
+where
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+{
+    // A stream that ends, as that of a closed in-memory listener does, shall not end the open connections.
+    let incoming = incoming.chain(futures::stream::pending());
+    let server = Server::builder()
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_adaptive_window(Some(false))
+        .initial_stream_window_size(4 << 20)
+        .initial_connection_window_size(16 << 20)
+        .http2_keepalive_interval(Some(KEEP_ALIVE))
+        .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .add_service(service)
+        .serve_with_incoming_shutdown(incoming, async { drop(stopped.await) });
+    Running(tokio::spawn(server))
+}
+
+/// Serves connections within the process until what is returned is dropped.
+pub(crate) fn serve_in_memory(
+    service: SchedulerServer,
+    incoming: impl Stream<Item = std::io::Result<DuplexStream>> + Send + 'static,
+) -> impl Send + Sync + 'static {
+    let (stop, stopped) = oneshot::channel::<()>();
+    (start(service, incoming, stopped), stop)
 }
 
 /// The server's task; ends with its handle.

@@ -86,7 +86,8 @@ async fn start_daemons(
     sessions: Arc<ClientSessions>,
     settings: Settings,
 ) -> Result<(Daemons, Channel)> {
-    let mut scheduler = SchedulerBuilder::new().session_provider(Arc::clone(&sessions) as _);
+    // The provider finds sessions of this process only, which need none over there.
+    let mut scheduler = SchedulerBuilder::new().session_provider(Arc::clone(&sessions) as _).sql_sessions(false);
     let mut executor = ExecutorBuilder::new()
         .with_slots(settings.slots)
         .with_memory(settings.memory)

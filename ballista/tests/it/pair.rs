@@ -85,6 +85,11 @@ impl Pair {
         Self { plain, sessions, folder, port, _scheduler: scheduler, executors }
     }
 
+    /// Where the scheduler is.
+    pub fn url(&self) -> String {
+        format!("df://127.0.0.1:{}", self.port)
+    }
+
     /// Kills an executor; another one takes its place.
     pub async fn replace_executor(&mut self, number: usize) {
         self.executors[number].kill();
@@ -192,7 +197,7 @@ pub async fn run(context: &SessionContext, sql: &str) -> Result<(Vec<RecordBatch
     Ok((rows, job_summary(plan.as_ref())))
 }
 
-fn text(rows: &[RecordBatch], ordered: bool) -> Vec<String> {
+pub fn text(rows: &[RecordBatch], ordered: bool) -> Vec<String> {
     // Widths of columns, which differ with the rows, are not compared.
     let squeeze = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
     let table = pretty_format_batches(rows).unwrap().to_string();

@@ -24,7 +24,8 @@ Examples:
     ballista-cli --host 127.0.0.1 --port 50050 -c 'SELECT 1'
 
   Reachable from other machines. There is no encryption and no authentication yet: whoever reaches the port can run
-  queries and read every file that executors can read. Keep it inside a private network.
+  queries and read every file that executors can read, and with SQL text those that this scheduler can read. Keep it
+  inside a private network; --no-sql-sessions refuses SQL text.
     ballista-scheduler --bind-host 0.0.0.0 --advertise-host scheduler.internal --insecure
 
 Every option is also an environment variable, BALLISTA_SCHEDULER_BIND_PORT for --bind-port, and a key in the TOML file
@@ -59,6 +60,19 @@ pub struct Options {
     /// How long a query waits for a first executor before it fails [default: 30]
     #[arg(long, value_name = "SECONDS", env = "BALLISTA_SCHEDULER_NO_EXECUTOR_WAIT_SECONDS")]
     pub no_executor_wait_seconds: Option<u64>,
+    /// A session of SQL text without a statement for this long is closed [default: 3600]
+    #[arg(long, value_name = "SECONDS", env = "BALLISTA_SCHEDULER_SESSION_IDLE")]
+    pub session_idle: Option<u64>,
+    /// Take no SQL text, only plans: whoever sends text can read the files of this host
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        env = "BALLISTA_SCHEDULER_NO_SQL_SESSIONS"
+    )]
+    pub no_sql_sessions: Option<bool>,
     /// error, warn, info, debug or trace, also per module: info,ballista_scheduler=debug [default: info]
     #[arg(long, value_name = "LEVEL", env = "BALLISTA_SCHEDULER_LOG_LEVEL")]
     pub log_level: Option<String>,
@@ -89,6 +103,10 @@ pub struct Settings {
     pub heartbeat: Option<Duration>,
     /// How long queries wait for an executor.
     pub no_executor_wait: Duration,
+    /// How long sessions of SQL text may be idle.
+    pub session_idle: Duration,
+    /// Whether there are such sessions.
+    pub sql_sessions: bool,
     /// Filter of log messages.
     pub log_level: String,
 }
@@ -110,6 +128,8 @@ impl Options {
             lease_seconds: self.lease_seconds.or(other.lease_seconds),
             heartbeat_millis: self.heartbeat_millis.or(other.heartbeat_millis),
             no_executor_wait_seconds: self.no_executor_wait_seconds.or(other.no_executor_wait_seconds),
+            session_idle: self.session_idle.or(other.session_idle),
+            no_sql_sessions: self.no_sql_sessions.or(other.no_sql_sessions),
             log_level: self.log_level.or(other.log_level),
             insecure: self.insecure.or(other.insecure),
         }
@@ -130,6 +150,8 @@ impl Options {
             lease: Duration::from_secs(self.lease_seconds.unwrap_or(10)),
             heartbeat: self.heartbeat_millis.map(Duration::from_millis),
             no_executor_wait: Duration::from_secs(self.no_executor_wait_seconds.unwrap_or(30)),
+            session_idle: Duration::from_secs(self.session_idle.unwrap_or(3600)),
+            sql_sessions: !self.no_sql_sessions.unwrap_or(false),
             log_level: self.log_level.unwrap_or_else(|| "info".to_owned()),
         })
     }
@@ -138,7 +160,11 @@ impl Options {
 impl Settings {
     /// A builder with these settings.
     pub fn apply(&self, builder: SchedulerBuilder) -> SchedulerBuilder {
-        let builder = builder.lease(self.lease).no_executor_wait(self.no_executor_wait);
+        let builder = builder
+            .lease(self.lease)
+            .no_executor_wait(self.no_executor_wait)
+            .session_idle(self.session_idle)
+            .sql_sessions(self.sql_sessions);
         match self.heartbeat {
             Some(heartbeat) => builder.heartbeat(heartbeat),
             None => builder,

@@ -31,7 +31,7 @@ pub struct ClientStream {
 }
 
 /// Submits a query.
-pub(super) async fn execute(shell: &ShellHandle, request: proto::ExecuteRequest) -> Result<ClientStream> {
+pub(crate) async fn execute(shell: &ShellHandle, request: proto::ExecuteRequest) -> Result<ClientStream> {
     let plan = plan_request(request)?;
     let job = JobId::random();
     let (client, events) = client_queue();
@@ -66,12 +66,17 @@ pub(super) async fn explain(
 
 fn plan_request(request: proto::ExecuteRequest) -> Result<PlanRequest> {
     check_versions("the client", request.protocol_version, &request.datafusion_version)?;
-    if request.settings.len() > MAX_SETTINGS {
-        return Err(SchedulerError::Protocol(format!("{} settings in one request", request.settings.len())));
+    let proto::ExecuteRequest { session_id, plan, settings, analyze, keep, stores, .. } = request;
+    let settings = check_settings(settings)?;
+    Ok(PlanRequest { session_id, settings, plan, analyze, keep, stores })
+}
+
+/// Settings as pairs, unless they are absurdly many.
+pub(super) fn check_settings(settings: Vec<proto::Setting>) -> Result<Vec<(String, String)>> {
+    if settings.len() > MAX_SETTINGS {
+        return Err(SchedulerError::Protocol(format!("{} settings in one request", settings.len())));
     }
-    let settings = request.settings.into_iter().map(|setting| (setting.key, setting.value)).collect();
-    let proto::ExecuteRequest { session_id, plan, analyze, keep, .. } = request;
-    Ok(PlanRequest { session_id, settings, plan, analyze, keep })
+    Ok(settings.into_iter().map(|setting| (setting.key, setting.value)).collect())
 }
 
 impl Stream for ClientStream {

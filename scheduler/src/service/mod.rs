@@ -3,14 +3,17 @@
 //! is decided here.
 //!
 //! * `execute`: a client's query and its stream of events.
+//! * `statement`: sessions that live here, and their statements.
 //! * `session`: an executor's session.
 //! * `server`: what a tonic server is given.
 
-mod execute;
+pub(crate) mod execute;
 mod server;
 mod session;
+mod statement;
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use ballista_core::{JobId, PROTOCOL_VERSION, StageId};
@@ -24,6 +27,8 @@ use self::execute::ClientStream;
 pub use self::server::SchedulerServer;
 use crate::error::{Result, SchedulerError};
 use crate::shell::message::{Message, ShellHandle};
+use crate::sql::SqlSessions;
+use crate::sql::statement::Events;
 
 /// Plans are sent in pieces of this size.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -34,11 +39,14 @@ type PlanStream = Pin<Box<dyn Stream<Item = Result<proto::StagePlanChunk, Status
 /// All methods but the sessions of executors, which [`SchedulerServer`] serves itself.
 struct SchedulerService {
     shell: ShellHandle,
+    /// `None` if none are wanted.
+    sessions: Option<Arc<SqlSessions>>,
 }
 
 #[async_trait]
 impl Api for SchedulerService {
     type ExecuteStream = ClientStream;
+    type ExecuteStatementStream = Events;
     type GetStagePlanStream = PlanStream;
     type SessionStream = Empty<Result<proto::SchedulerMessage, Status>>;
 
@@ -75,6 +83,21 @@ impl Api for SchedulerService {
             (!data.is_empty()).then_some(Ok(proto::StagePlanChunk { data }))
         });
         Ok(Response::new(Box::pin(futures::stream::iter(chunks))))
+    }
+
+    async fn open_session(&self, request: Request<proto::OpenSessionRequest>) -> Reply<proto::OpenSessionResponse> {
+        let opened = statement::open(self.sessions.as_deref(), request.into_inner()).await;
+        opened.map(Response::new).map_err(|error| error.to_status())
+    }
+
+    async fn execute_statement(&self, request: Request<proto::ExecuteStatementRequest>) -> Reply<Events> {
+        let events = statement::execute(self.sessions.as_deref(), request.into_inner());
+        events.map(Response::new).map_err(|error| error.to_status())
+    }
+
+    async fn close_session(&self, request: Request<proto::CloseSessionRequest>) -> Reply<proto::CloseSessionResponse> {
+        let found = self.sessions.as_ref().is_some_and(|sessions| sessions.close(&request.get_ref().session));
+        Ok(Response::new(proto::CloseSessionResponse { found }))
     }
 
     async fn session(&self, _: Request<Streaming<proto::ExecutorMessage>>) -> Reply<Self::SessionStream> {

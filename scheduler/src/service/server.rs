@@ -5,6 +5,7 @@
 //! rest of it (see `shell::outgoing`). On the wire there is no difference.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use ballista_proto as proto;
@@ -21,6 +22,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::{SchedulerService, session};
 use crate::shell::message::ShellHandle;
 use crate::shell::outgoing::Outgoing;
+use crate::sql::SqlSessions;
 
 const SESSION: &str = "/ballista.v1.SchedulerService/Session";
 
@@ -39,8 +41,8 @@ impl std::fmt::Debug for SchedulerServer {
 }
 
 impl SchedulerServer {
-    pub(crate) fn new(shell: ShellHandle, max_message_bytes: usize) -> Self {
-        let generated = SchedulerServiceServer::new(SchedulerService { shell: shell.clone() })
+    pub(crate) fn new(shell: ShellHandle, sessions: Option<Arc<SqlSessions>>, max_message_bytes: usize) -> Self {
+        let generated = SchedulerServiceServer::new(SchedulerService { shell: shell.clone(), sessions })
             .max_decoding_message_size(max_message_bytes)
             .max_encoding_message_size(usize::MAX);
         Self { shell, generated, max_message_bytes }
