@@ -110,6 +110,7 @@ impl Cluster {
             inputs: inputs.iter().map(StageInputs::to_proto).collect(),
             is_final: false,
             metrics: self.metrics,
+            stores: vec![],
         };
         self.scheduler.tell(executor, Down::Launch(launch));
         key
