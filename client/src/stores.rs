@@ -36,8 +36,14 @@ pub(crate) fn add_stores(state: SessionState) -> SessionState {
     with_stores(state, Arc::new(stores))
 }
 
-/// The session with these stores.
-pub(crate) fn with_stores(state: SessionState, stores: Arc<Stores>) -> SessionState {
+/// The same for a session that this process runs for somebody else: what the process has in its environment goes to no
+/// endpoint that the session names.
+pub fn stores_for_another(state: SessionState) -> SessionState {
+    let stores = Stores::for_another(Arc::clone(&state.runtime_env().object_store_registry));
+    with_stores(state, Arc::new(stores))
+}
+
+fn with_stores(state: SessionState, stores: Arc<Stores>) -> SessionState {
     let session_id = state.session_id().to_owned();
     let mut config = state.config().clone();
     add_to(config.options_mut(), &stores);

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use ballista_client::{ClientConfigExt as _, Cluster, distributed_state};
+use ballista_client::{ClientConfigExt as _, Cluster, distributed_state, stores_for_another};
 use datafusion::catalog::{
     CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider,
     SchemaProvider,
@@ -43,7 +43,7 @@ pub(super) async fn session_context(
         .build();
     // What the builder was given would have it make a new default catalog.
     *state.config_mut() = config;
-    let state = distributed_state(state, cluster);
+    let state = distributed_state(stores_for_another(state), cluster);
     // Lets a query name a file in the place of a table.
     Ok(SessionContext::new_with_state(state).enable_url_table())
 }
