@@ -10,6 +10,7 @@
 //! * [`options`]: [`Provider`] and the options that it knows.
 //! * `open`: from a URL and options to a store.
 //! * [`registry`]: [`Stores`], the registry of a session, of an executor, or of one job.
+//! * [`planning_context`]: for plans that are decoded and not run.
 //! * [`settings`]: the namespaces `aws`, `gcp`, `azure` and `http` of a session's configuration.
 //!
 //! *Invariant:* the value of a secret option is in no text that is made here: neither in `Debug`, nor in an error, nor
@@ -19,8 +20,10 @@
 
 mod open;
 pub mod options;
+mod planning;
 pub mod registry;
 pub mod settings;
 
+pub use planning::planning_context;
 pub use options::{Provider, StoreOptions};
 pub use registry::Stores;

@@ -15,11 +15,13 @@ use ballista_plan::config::ballista_config;
 use ballista_plan::reader::{ExchangeStatistics, ShuffleReaderExec};
 use ballista_plan::slice::can_slice;
 use ballista_plan::stage::{OutputPartitioning, StageOutput, StagePlan};
+use ballista_plan::stores::planning_context;
 use ballista_plan::write::WriteExec;
 use bytes::Bytes;
 use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::TaskContext;
 use datafusion::execution::session_state::SessionState;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::sorts::sort::SortExec;
@@ -211,7 +213,7 @@ impl CutContext for Stages {
 impl JobPlanner {
     /// A planner for the encoded `plan`, for a session and the executors of now.
     pub fn try_new(plan: &[u8], session: &SessionState, codec: PlanCodec, cluster: ClusterShape) -> Result<Self> {
-        let remaining = codec.decode(plan, &session.task_ctx())?;
+        let remaining = codec.decode(plan, &planning_context(TaskContext::from(session)))?;
         Ok(Self::new(remaining, session, codec, cluster))
     }
 
@@ -444,12 +446,13 @@ fn import(plan: Arc<dyn ExecutionPlan>) -> Imported {
             partition_bytes.insert(stage, cached.partition_bytes().to_vec());
             stage
         });
+        let is_known = !cached.is_pending();
         let statistics = ExchangeStatistics {
-            rows: Some(cached.rows() as usize),
-            bytes: Some(cached.partition_bytes().iter().sum::<u64>() as usize),
-            exact: true,
+            rows: is_known.then_some(cached.rows() as usize),
+            bytes: is_known.then(|| cached.partition_bytes().iter().sum::<u64>() as usize),
+            exact: is_known,
         };
-        let ranges = (0..cached.partition_bytes().len() as u32).map(|partition| partition..partition + 1).collect();
+        let ranges = (0..partitions(&node) as u32).map(|partition| partition..partition + 1).collect();
         let reader = ShuffleReaderExec::new(stage, cached.schema(), ranges, statistics);
         Ok(Transformed::yes(Arc::new(reader) as Arc<dyn ExecutionPlan>))
     });
