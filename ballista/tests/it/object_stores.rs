@@ -93,7 +93,7 @@ async fn tasks_write_to_s3_and_only_what_succeeds_can_be_seen() {
         let wide = format!(
             "COPY (SELECT k, id, repeat(md5(CAST(id * 4 + y AS varchar)), 30) AS wide FROM t, generate_series(0, 3) AS \
              s(y)) TO 's3://data/{target}/' STORED AS PARQUET PARTITIONED BY (k) {}",
-            s3.options()
+            s3.options().replace(')', ", 'format.compression' 'uncompressed')")
         );
         assert_eq!(written(context, &wide).await, 80_000, "{name}");
         let objects = s3.objects(&target);
@@ -118,7 +118,7 @@ async fn tasks_write_to_s3_and_only_what_succeeds_can_be_seen() {
         let fails = format!(
             "COPY (SELECT k, repeat(md5(CAST(id AS varchar)), 400) AS wide, 1 / (id - 19999) AS d FROM t) TO \
              's3://data/failed/' STORED AS PARQUET {}",
-            s3.options()
+            s3.options().replace(')', ", 'format.compression' 'uncompressed')")
         );
         let error = run(context, &fails).await.unwrap_err().to_string();
         assert!(error.contains("Divide by zero"), "{name}: {error}");
@@ -137,7 +137,10 @@ async fn tasks_write_to_s3_and_only_what_succeeds_can_be_seen() {
 async fn insert_into_s3_appends() {
     let (s3, cluster) = (S3::start(true).await, cluster().await);
     let (_, context) = &cluster.sessions[0];
-    let create = format!("CREATE EXTERNAL TABLE t (a BIGINT, b VARCHAR) STORED AS CSV LOCATION 's3://data/csv/' {}", s3.options());
+    let create = format!(
+        "CREATE EXTERNAL TABLE t (a BIGINT, b VARCHAR) STORED AS CSV LOCATION 's3://data/csv/' {}",
+        s3.options()
+    );
     context.sql(&create).await.unwrap().collect().await.unwrap();
     for n in [100, 50] {
         let insert = format!("INSERT INTO t SELECT x, 'row ' || x FROM generate_series(1, {n}) AS s(x)");
@@ -193,11 +196,11 @@ async fn credentials_are_shown_nowhere() {
         shown.push((sql, text));
     }
     // Errors of the store, and of options that are wrong.
-    let wrong = options.replace(SECRET, "another-secret").replace("s3://data/", "s3://data/");
+    let wrong = options.replace(SECRET, "another-secret");
     for sql in [
         format!("CREATE EXTERNAL TABLE u STORED AS PARQUET LOCATION 's3://data/source/' {wrong}"),
         create.replace("aws.region", "aws.regoin"),
-        format!("COPY t TO 's3://nowhere/x/' STORED AS PARQUET {}", options),
+        format!("COPY t TO 's3://nowhere/x/' STORED AS PARQUET {options}"),
     ] {
         let error = match context.sql(&sql).await {
             Ok(frame) => frame.collect().await.unwrap_err(),

@@ -70,7 +70,10 @@ async fn main() -> Result<()> {
             let Written { rows, bytes, files, took } = outcome?;
             removed?;
             let mib = bytes >> 20;
-            println!("{:<12} run {iteration}: {took:7.3} s  {rows} rows, {mib} MiB in {files} files", engine.kind().name());
+            println!(
+                "{:<12} run {iteration}: {took:7.3} s  {rows} rows, {mib} MiB in {files} files",
+                engine.kind().name()
+            );
             if iteration > 0 {
                 seconds.push(took);
             }

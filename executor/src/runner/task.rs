@@ -63,8 +63,7 @@ pub(crate) async fn run(env: &TaskEnv, spec: TaskSpec, work: &Work) -> Result<pr
     let metrics = Arc::new(FetchMetrics::default());
     let bytes = env.plans.get(&spec.key).await?;
     let writes = Arc::new(TaskWrites::new(spec.key.job.to_string(), spec.partitions.clone()));
-    let registry =
-        env.stores.registry(&spec.key.job, &spec.stores, &session).map_err(|error| classify(&error))?;
+    let registry = env.stores.registry(&spec.key.job, &spec.stores, &session).map_err(|error| classify(&error))?;
     let context = task_context(env, &session, &spec, registry, &metrics, &writes);
     let stage = env.codec.decode_stage(bytes, &context).map_err(|error| classify(&error))?;
     if stage.plan.output_partitioning().partition_count() == spec.partitions.len() {

@@ -24,6 +24,6 @@ mod planning;
 pub mod registry;
 pub mod settings;
 
-pub use planning::planning_context;
 pub use options::{Provider, StoreOptions};
+pub use planning::planning_context;
 pub use registry::Stores;

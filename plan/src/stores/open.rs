@@ -44,7 +44,8 @@ pub(super) fn open(provider: Provider, url: &Url, options: &StoreOptions, own: b
         Provider::Gcp => {
             // The builder knows one of the two names of the scheme.
             let text = text.replacen("gcs://", "gs://", 1);
-            let builder = if environment { GoogleCloudStorageBuilder::from_env() } else { GoogleCloudStorageBuilder::new() };
+            let builder =
+                if environment { GoogleCloudStorageBuilder::from_env() } else { GoogleCloudStorageBuilder::new() };
             build!(builder.with_url(text), options)
         }
         Provider::Azure if environment => build!(MicrosoftAzureBuilder::from_env().with_url(text), options),

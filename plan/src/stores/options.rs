@@ -19,13 +19,34 @@ pub const REDACTED: &str = "***";
 const SECRET: [&str; 8] = ["key", "secret", "token", "sas", "credential", "password", "assertion", "authorization"];
 
 /// Options whose names look secret but that only say where a secret is, or how to use it.
-const NOT_SECRET: [&str; 7] =
-    ["token_file", "credentials_full_uri", "credentials_relative_uri", "bucket_key", "application_credentials", "kms_key", "skip_signature"];
+const NOT_SECRET: [&str; 7] = [
+    "token_file",
+    "credentials_full_uri",
+    "credentials_relative_uri",
+    "bucket_key",
+    "application_credentials",
+    "kms_key",
+    "skip_signature",
+];
 
 /// Parts of the names of options that say who asks.
 const IDENTITY: [&str; 16] = [
-    "access_key", "secret", "token", "sas", "service_account", "credential", "skip_signature", "account_key",
-    "client_id", "role_arn", "master_key", "use_azure_cli", "authority_id", "msi", "identity", "tenant_id",
+    "access_key",
+    "secret",
+    "token",
+    "sas",
+    "service_account",
+    "credential",
+    "skip_signature",
+    "account_key",
+    "client_id",
+    "role_arn",
+    "master_key",
+    "use_azure_cli",
+    "authority_id",
+    "msi",
+    "identity",
+    "tenant_id",
 ];
 
 /// Who runs an object store; also the first part of the names of its options.
@@ -84,7 +105,9 @@ impl Provider {
 
     fn examples(self) -> &'static str {
         match self {
-            Self::Aws => "access_key_id, secret_access_key, session_token, region, endpoint, allow_http, skip_signature",
+            Self::Aws => {
+                "access_key_id, secret_access_key, session_token, region, endpoint, allow_http, skip_signature"
+            }
             Self::Gcp => "service_account_path, service_account_key, application_credentials_path, skip_signature",
             Self::Azure => "account_name, account_key, sas_key, client_id, client_secret, tenant_id, endpoint",
             Self::Http => "allow_http, timeout, connect_timeout, proxy_url, user_agent",
@@ -169,13 +192,22 @@ mod tests {
 
     #[test]
     fn secrets_are_known_by_their_names() {
-        for secret in
-            ["secret_access_key", "aws.session_token", "access_key_id", "azure.sas_token", "service_account_key", "client_secret",
-             "sse_customer_key_base64", "access_key", "bearer_token"]
-        {
+        for secret in [
+            "secret_access_key",
+            "aws.session_token",
+            "access_key_id",
+            "azure.sas_token",
+            "service_account_key",
+            "client_secret",
+            "sse_customer_key_base64",
+            "access_key",
+            "bearer_token",
+        ] {
             assert!(is_secret(secret), "{secret}");
         }
-        for open in ["region", "endpoint", "aws.allow_http", "web_identity_token_file", "skip_signature", "account_name"] {
+        for open in
+            ["region", "endpoint", "aws.allow_http", "web_identity_token_file", "skip_signature", "account_name"]
+        {
             assert!(!is_secret(open), "{open}");
         }
     }
