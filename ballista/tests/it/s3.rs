@@ -96,6 +96,6 @@ impl S3 {
     /// What the server keeps of uploads that are neither completed nor aborted.
     pub fn unfinished(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().path());
-        entries.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))).collect()
+        entries.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().contains(".upload"))).collect()
     }
 }
