@@ -36,7 +36,7 @@ use tokio::task::JoinHandle;
 use crate::cluster::Cluster;
 use crate::error::{ClientError, of_job, root_cause};
 use crate::exec::{DistributedQueryExec, Query};
-use crate::job::error_of_call;
+use crate::job::{Holds, error_of_call};
 
 /// Caches queries of a session in its cluster.
 #[derive(Debug)]
@@ -82,7 +82,7 @@ impl CachedTable {
         }
         let plan = session.create_physical_plan(&self.plan).await?;
         let computed = match plan.downcast_ref::<DistributedQueryExec>() {
-            Some(query) => Rows::InCluster(Arc::new(ClusterRows::compute(query).await?)),
+            Some(query) => Rows::InCluster(Arc::new(ClusterRows::compute(query, session.task_ctx()).await?)),
             None => {
                 let partitions = collect_partitioned(Arc::clone(&plan), session.task_ctx()).await?;
                 Rows::Here(Arc::new(MemTable::try_new(plan.schema(), partitions)?))
@@ -129,14 +129,14 @@ impl TableProvider for CachedTable {
 }
 
 /// Rows that a job has left in the executors. They go when this is dropped.
-struct ClusterRows {
+pub(crate) struct ClusterRows {
     cluster: Arc<Cluster>,
     job: String,
     schema: SchemaRef,
     rows: u64,
     partition_bytes: Vec<u64>,
     lost: Arc<AtomicBool>,
-    /// To read the rows in a plan that the client runs itself, the same request with another plan.
+    /// To read the rows in a plan that the client runs itself: the same request without its plan.
     request: proto::ExecuteRequest,
     /// Holds the call open.
     watcher: JoinHandle<()>,
@@ -156,10 +156,21 @@ impl Drop for ClusterRows {
 
 impl ClusterRows {
     /// Runs `query`, and leaves its rows in the cluster.
-    async fn compute(query: &DistributedQueryExec) -> Result<Self> {
-        let cluster = Arc::clone(query.cluster());
-        let request = proto::ExecuteRequest { keep: true, ..query.request() };
-        let call = cluster.scheduler().execute(request).await;
+    async fn compute(query: &DistributedQueryExec, context: Arc<TaskContext>) -> Result<Self> {
+        let (request, holds) = query.prepare(context).await?;
+        let request = proto::ExecuteRequest { keep: true, ..request };
+        Self::keep(Arc::clone(query.cluster()), request, query.schema(), holds).await
+    }
+
+    /// Submits `request`, which asks for that, and leaves the rows in the cluster.
+    pub(crate) async fn keep(
+        cluster: Arc<Cluster>,
+        mut request: proto::ExecuteRequest,
+        schema: SchemaRef,
+        holds: Holds,
+    ) -> Result<Self> {
+        let plan = std::mem::take(&mut request.plan);
+        let call = cluster.scheduler().execute(proto::ExecuteRequest { plan, ..request.clone() }).await;
         let mut events = call.map_err(|status| error_of_call(cluster.name(), &status))?.into_inner();
         let mut job = String::new();
         let lost = |job: &str, reason: String| {
@@ -187,7 +198,7 @@ impl ClusterRows {
         tracing::debug!(job, rows = finished.rows, "rows cached");
         let lost = Arc::new(AtomicBool::new(false));
         let watcher = tokio::spawn({
-            let (lost, holds) = (Arc::clone(&lost), query.holds());
+            let lost = Arc::clone(&lost);
             async move {
                 // Nothing comes any more, unless the rows are lost.
                 let _ = events.next().await;
@@ -198,11 +209,11 @@ impl ClusterRows {
         Ok(Self {
             cluster,
             job,
-            schema: query.schema(),
+            schema,
             rows: finished.rows,
             partition_bytes: finished.kept_bytes,
             lost,
-            request: query.request(),
+            request,
             watcher,
         })
     }
@@ -211,7 +222,8 @@ impl ClusterRows {
         self.lost.load(Ordering::Relaxed)
     }
 
-    fn leaf(&self) -> CachedExec {
+    /// What reads them in the plan of another job.
+    pub(crate) fn leaf(&self) -> CachedExec {
         CachedExec::new(self.job.clone(), Arc::clone(&self.schema), self.rows, self.partition_bytes.clone())
     }
 }
@@ -225,6 +237,7 @@ impl CachedRows for ClusterRows {
         let leaf: Arc<dyn ExecutionPlan> = Arc::new(self.leaf());
         let query = Query {
             plan: PlanCodec::default().encode(&leaf)?,
+            uploads: None,
             settings: self.request.settings.clone().into(),
             schema: Arc::clone(&self.schema),
             ordering: None,
@@ -232,6 +245,7 @@ impl CachedRows for ClusterRows {
             session_id: self.request.session_id.clone(),
             session: None,
             cached: vec![Arc::clone(&self) as _],
+            stores: vec![],
         };
         DistributedQueryExec::new(Arc::clone(&self.cluster), query).execute(0, context)
     }

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-//! [`DistributedQueryExec`]: the leaf of a client's plan whose rows a cluster computes.
+//! [`DistributedQueryExec`]: the node of a client's plan whose rows a cluster computes.
 //!
-//! Every execution submits one job, at the first poll of its stream. Dropping the stream cancels the job.
+//! Every execution submits one job, at the first poll of its stream. Dropping the stream cancels the job. If the cluster
+//! cannot make some of the rows that the query reads, these are made here first and uploaded; see [`crate::upload`].
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,7 +18,9 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
 use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, Partitioning, PhysicalExpr};
-use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions, SchedulingType};
+use datafusion::physical_plan::execution_plan::{
+    Boundedness, ChildrenPropertiesMode, EmissionType, ReplaceChildrenOptions, SchedulingType,
+};
 use datafusion::physical_plan::metrics::{
     BaselineMetrics, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet, RecordOutput,
 };
@@ -32,16 +35,19 @@ use crate::cluster::{Cluster, SessionLease};
 use crate::config::progress_listener;
 use crate::job::{Holds, JobContext, OnFinished, submit};
 use crate::summary::JobSummary;
+use crate::upload::{Uploader, Uploads};
 
 /// Runs a plan on a cluster. One partition; rows in the plan's order, if it has one.
 pub struct DistributedQueryExec {
     cluster: Arc<Cluster>,
     plan: Bytes,
+    uploads: Option<Uploads>,
     settings: Arc<[proto::Setting]>,
     counts_writes: bool,
     session_id: String,
     session: Option<SessionLease>,
     cached: Vec<Arc<dyn CachedRows>>,
+    stores: Vec<proto::ObjectStore>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
     summary: Arc<Mutex<Option<JobSummary>>>,
@@ -52,8 +58,10 @@ pub struct DistributedQueryExec {
 
 /// What travels with a query.
 pub(crate) struct Query {
-    /// The encoded plan.
+    /// The encoded plan; without the rows that are uploaded for it.
     pub(crate) plan: Bytes,
+    /// What runs here first, so that the cluster can read its rows.
+    pub(crate) uploads: Option<Uploads>,
     pub(crate) settings: Arc<[proto::Setting]>,
     /// Schema of the plan.
     pub(crate) schema: SchemaRef,
@@ -66,6 +74,8 @@ pub(crate) struct Query {
     pub(crate) session: Option<SessionLease>,
     /// The cached rows that it reads.
     pub(crate) cached: Vec<Arc<dyn CachedRows>>,
+    /// How to open the object stores that it touches.
+    pub(crate) stores: Vec<proto::ObjectStore>,
 }
 
 impl DistributedQueryExec {
@@ -78,11 +88,13 @@ impl DistributedQueryExec {
         Self {
             cluster,
             plan: query.plan,
+            uploads: query.uploads,
             settings: query.settings,
             counts_writes: query.counts_writes,
             session_id: query.session_id,
             session: query.session,
             cached: query.cached,
+            stores: query.stores,
             properties: Arc::new(properties),
             metrics: ExecutionPlanMetricsSet::new(),
             summary: Arc::default(),
@@ -98,18 +110,25 @@ impl DistributedQueryExec {
 
     /// The same query, with a report of how it ran; see [`analysis`](Self::analysis).
     pub(crate) fn observed(&self) -> Self {
+        Self { observed: true, ..self.anew() }
+    }
+
+    /// The same query, which has not run.
+    fn anew(&self) -> Self {
         Self {
             cluster: Arc::clone(&self.cluster),
             plan: self.plan.clone(),
+            uploads: self.uploads.clone(),
             settings: Arc::clone(&self.settings),
             session_id: self.session_id.clone(),
             session: self.session.clone(),
             cached: self.cached.clone(),
+            stores: self.stores.clone(),
             counts_writes: self.counts_writes,
             properties: Arc::clone(&self.properties),
             metrics: ExecutionPlanMetricsSet::new(),
             summary: Arc::default(),
-            observed: true,
+            observed: self.observed,
             analysis: Arc::default(),
         }
     }
@@ -123,6 +142,7 @@ impl DistributedQueryExec {
         &self.cluster
     }
 
+    /// As it is sent; if rows are uploaded for it, with a plan that only shows where they would be read.
     pub(crate) fn request(&self) -> proto::ExecuteRequest {
         proto::ExecuteRequest {
             protocol_version: PROTOCOL_VERSION,
@@ -132,7 +152,17 @@ impl DistributedQueryExec {
             settings: self.settings.to_vec(),
             analyze: self.observed,
             keep: false,
+            stores: self.stores.clone(),
         }
+    }
+
+    /// For whoever passes the job's events on instead of reading its rows: the request, and what must live as long as
+    /// the job. `None` if the events do not tell the plan's rows, because these are made of them here.
+    pub fn submission(
+        &self,
+        context: Arc<TaskContext>,
+    ) -> Option<impl Future<Output = Result<(proto::ExecuteRequest, Holds)>> + Send + use<>> {
+        (!self.counts_writes).then(|| self.prepare(context))
     }
 
     /// What keeps the session findable for as long as somebody asks the cluster about the plan.
@@ -143,6 +173,24 @@ impl DistributedQueryExec {
     /// Everything that must live for as long as a job of this plan runs.
     pub(crate) fn holds(&self) -> Holds {
         Holds { _session: self.session.clone(), _cached: self.cached.clone() }
+    }
+
+    /// Uploads what the query reads of the client. What to submit then, and what must live for as long as its job.
+    pub(crate) fn prepare(
+        &self,
+        context: Arc<TaskContext>,
+    ) -> impl Future<Output = Result<(proto::ExecuteRequest, Holds)>> + Send + use<> {
+        let (request, holds) = (self.request(), self.holds());
+        let uploads = self.uploads.clone().map(|uploads| {
+            let session = Holds { _session: self.session.clone(), _cached: vec![] };
+            (uploads, Uploader::new(Arc::clone(&self.cluster), request.clone(), session, &self.metrics))
+        });
+        async move {
+            let Some((uploads, uploader)) = uploads else { return Ok((request, holds)) };
+            let (plan, rows) = uploads.run(&uploader, &context).await?;
+            let cached = holds._cached.into_iter().chain(rows).collect();
+            Ok((proto::ExecuteRequest { plan, ..request }, Holds { _cached: cached, ..holds }))
+        }
     }
 
     fn on_finished(&self) -> OnFinished {
@@ -195,8 +243,13 @@ impl ExecutionPlan for DistributedQueryExec {
         &self.properties
     }
 
+    /// What runs here first.
     fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![]
+        self.uploads.iter().flat_map(|uploads| &uploads.plans).collect()
+    }
+
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false; self.children().len()]
     }
 
     fn apply_expressions(
@@ -208,14 +261,16 @@ impl ExecutionPlan for DistributedQueryExec {
 
     fn replace_children(
         self: Arc<Self>,
-        _: Vec<Arc<dyn ExecutionPlan>>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
         _: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self)
+        let Some(uploads) = &self.uploads else { return Ok(self) };
+        let uploads = Uploads { plans: children, ..uploads.clone() };
+        Ok(Arc::new(Self { uploads: Some(uploads), ..self.anew() }))
     }
 
-    fn with_new_children(self: Arc<Self>, _: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
-        Ok(self)
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
@@ -223,15 +278,15 @@ impl ExecutionPlan for DistributedQueryExec {
             return Err(DataFusionError::Internal(format!("a distributed query has no partition {partition}")));
         }
         let schema = self.schema();
-        let job = JobContext {
-            cluster: Arc::clone(&self.cluster),
-            schema: Arc::clone(&schema),
-            listener: progress_listener(context.session_config()),
-            on_finished: self.on_finished(),
-            holds: self.holds(),
-        };
+        let (cluster, row_schema) = (Arc::clone(&self.cluster), Arc::clone(&schema));
+        let (listener, on_finished) = (progress_listener(context.session_config()), self.on_finished());
         let baseline = BaselineMetrics::new(&self.metrics, partition);
-        let rows = submit(self.request(), job).into_stream().try_flatten();
+        let prepared = self.prepare(context);
+        let rows = async move {
+            let (request, holds) = prepared.await?;
+            submit(request, JobContext { cluster, schema: row_schema, listener, on_finished, holds }).await
+        };
+        let rows = rows.into_stream().try_flatten();
         let rows = match self.counts_writes {
             true => futures::stream::once(sum_of_counts(rows)).boxed(),
             false => rows.boxed(),

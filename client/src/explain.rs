@@ -102,13 +102,19 @@ impl Source {
             Self::Scheduler(plan) => plan,
             Self::Nothing { reason } => return ("distributed_plan", format!("runs in the client: {reason}")),
         };
-        match find_query(plan.as_ref()) {
-            Some(query) => match ask(query, format, verbose).await {
-                Ok(text) => ("distributed_plan", text),
-                Err(problem) => ("distributed_plan_error", problem),
-            },
-            None => ("distributed_plan", "nothing of it leaves the client".to_owned()),
+        let queries = find_queries(plan.as_ref());
+        if queries.is_empty() {
+            return ("distributed_plan", "nothing of it leaves the client".to_owned());
         }
+        let mut texts = vec![];
+        for (number, query) in queries.iter().enumerate() {
+            match ask(query, format, verbose).await {
+                Ok(text) if queries.len() > 1 => texts.push(format!("{}\n{text}", nth_query(number))),
+                Ok(text) => texts.push(text),
+                Err(problem) => return ("distributed_plan_error", problem),
+            }
+        }
+        ("distributed_plan", texts.join("\n"))
     }
 }
 
@@ -127,12 +133,23 @@ async fn ask(query: &DistributedQueryExec, format: &ExplainFormat, verbose: bool
     })
 }
 
-/// The part of `plan` that a cluster computes.
+/// The first part of `plan` that a cluster computes.
 pub(crate) fn find_query(plan: &dyn ExecutionPlan) -> Option<&DistributedQueryExec> {
     match plan.downcast_ref::<DistributedQueryExec>() {
         Some(query) => Some(query),
         None => plan.children().into_iter().find_map(|child| find_query(child.as_ref())),
     }
+}
+
+/// All parts of `plan` that a cluster computes, from the top down; what is uploaded for a part comes after it.
+pub(crate) fn find_queries(plan: &dyn ExecutionPlan) -> Vec<&DistributedQueryExec> {
+    let here = plan.downcast_ref::<DistributedQueryExec>();
+    here.into_iter().chain(plan.children().into_iter().flat_map(|child| find_queries(child.as_ref()))).collect()
+}
+
+/// The title of one of several queries, in the order in which a plan shows them.
+pub(crate) fn nth_query(number: usize) -> String {
+    format!("DistributedQueryExec {}:", number + 1)
 }
 
 /// Rows of an answer to `EXPLAIN`.

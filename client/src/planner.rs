@@ -10,16 +10,17 @@
 //! ```
 //!
 //! Tables are listed and in-memory data is read here, so that only physical nodes have to be known to the cluster.
-//! Physical optimisation happens on the scheduler, which knows the cluster. What cannot be encoded is run here.
+//! Physical optimisation happens on the scheduler, which knows the cluster. What cannot be encoded is run here; see
+//! [`crate::place`].
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use ballista_plan::cached::{CachedExec, CachedRows};
+use ballista_plan::codec::PlanCodec;
 use ballista_plan::config::settings_of;
 use ballista_plan::write::WriteExec;
 use ballista_proto as proto;
-use bytes::Bytes;
 use datafusion::catalog::Session;
 use datafusion::common::format::ExplainFormat;
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -37,8 +38,12 @@ use crate::config::plan_codec;
 use crate::endpoint::PLAN_BYTES;
 use crate::exec::{DistributedQueryExec, Query};
 use crate::explain::{Distributed, explained};
+use crate::functions::check_functions;
 use crate::initial::{PlanningSession, initial_plan};
-use crate::split::{Sink, cluster_write, culprit, global_ordering, stack_for};
+use crate::place::{Placed, Ship, Unshippable, has_large_tables, place};
+use crate::split::{Sink, cluster_write, global_ordering, stack_for};
+use crate::stores::{name_target, stores_in};
+use crate::upload::Uploads;
 
 /// A session's planner: distributes what can be, leaves the rest to the planner that the session had before.
 #[derive(Debug)]
@@ -46,6 +51,8 @@ pub struct BallistaQueryPlanner {
     cluster: Arc<Cluster>,
     inner: Arc<dyn QueryPlanner + Send + Sync>,
     settings: Mutex<Option<Settings>>,
+    /// The session has Spark's functions.
+    has_spark: bool,
 }
 
 /// The settings as sent with every query, made again only when the session's options are others.
@@ -53,13 +60,6 @@ pub struct BallistaQueryPlanner {
 struct Settings {
     options: Arc<ConfigOptions>,
     list: Arc<[proto::Setting]>,
-}
-
-/// Why a query is run in the client.
-struct Unshippable {
-    /// The node that cannot leave.
-    node: String,
-    reason: String,
 }
 
 impl BallistaQueryPlanner {
@@ -71,7 +71,12 @@ impl BallistaQueryPlanner {
             Some(ballista) => Arc::clone(&ballista.inner),
             None => inner,
         };
-        Self { cluster, inner, settings: Mutex::default() }
+        Self { cluster, inner, settings: Mutex::default(), has_spark: false }
+    }
+
+    /// The same for a session that has Spark's functions.
+    pub(crate) fn with_spark_functions(self, has_spark: bool) -> Self {
+        Self { has_spark, ..self }
     }
 
     /// The cluster that queries go to.
@@ -106,15 +111,43 @@ impl BallistaQueryPlanner {
             };
         }
         let plan = initial_plan(&planned).cloned().unwrap_or(planned);
-        if let Some(write) = cluster_write(&plan)? {
-            return Ok(self.ship(&write, session));
+        // Only tasks of the cluster can write in its way.
+        if let Some(write) = cluster_write(&plan)?
+            && let Ok(query) = self.divide(&write, session)
+            && query.is::<DistributedQueryExec>()
+        {
+            return Ok(Ok(optimize(query, session)?));
         }
-        match Sink::of(&plan, matches!(logical, LogicalPlan::Dml(_) | LogicalPlan::Copy(_)))? {
-            None => Ok(self.ship(&plan, session)),
-            Some(sink) => match self.ship(sink.input(), session) {
-                Ok(input) => Ok(Ok(optimize(sink.over(input)?, session)?)),
-                Err(unshippable) => Ok(Err(unshippable)),
+        let divided = match Sink::of(&plan, matches!(logical, LogicalPlan::Dml(_) | LogicalPlan::Copy(_)))? {
+            None => self.divide(&plan, session),
+            Some(sink) => match self.divide(sink.input(), session) {
+                Ok(input) => Ok(sink.over(input)?),
+                Err(unshippable) => Err(unshippable),
             },
+        };
+        match divided {
+            Ok(plan) => Ok(Ok(optimize(plan, session)?)),
+            Err(unshippable) => Ok(Err(unshippable)),
+        }
+    }
+
+    /// The initial plan `plan` with as much of it as possible, and worth it, in the cluster.
+    fn divide(
+        &self,
+        plan: &Arc<dyn ExecutionPlan>,
+        session: &dyn Session,
+    ) -> Result<Arc<dyn ExecutionPlan>, Unshippable> {
+        let shipping = Shipping { planner: self, session, codec: plan_codec(session.config()) };
+        let whole = || shipping.ship(plan, vec![]);
+        let has_large_tables = stack_for(plan, || has_large_tables(plan));
+        if !has_large_tables && let Ok(query) = whole() {
+            return Ok(query);
+        }
+        match stack_for(plan, || place(plan, &shipping.codec, &shipping)) {
+            Ok(Placed::Plan(plan)) => Ok(plan),
+            Ok(Placed::Here(reason)) => Err(reason),
+            Err(_) if has_large_tables => whole(),
+            Err(reason) => Err(reason),
         }
     }
 
@@ -137,33 +170,43 @@ impl BallistaQueryPlanner {
             Err(Unshippable { node, reason }) => Distributed::Nothing { reason: format!("{node}: {reason}") },
         }))
     }
+}
 
+/// Makes the queries of one plan.
+struct Shipping<'a> {
+    planner: &'a BallistaQueryPlanner,
+    session: &'a dyn Session,
+    codec: PlanCodec,
+}
+
+impl Ship for Shipping<'_> {
     fn ship(
         &self,
         plan: &Arc<dyn ExecutionPlan>,
-        session: &dyn Session,
+        uploads: Vec<Arc<dyn ExecutionPlan>>,
     ) -> Result<Arc<dyn ExecutionPlan>, Unshippable> {
-        let codec = plan_codec(session.config());
-        let bytes: Bytes = stack_for(plan, || codec.encode(plan)).map_err(|error| Unshippable {
-            node: stack_for(plan, || culprit(plan, &|plan| codec.encode(plan).map(drop))),
-            reason: shortened(error.strip_backtrace()),
-        })?;
+        let encoded = stack_for(plan, || self.codec.encode(plan));
+        let bytes = encoded.map_err(|error| Unshippable::new(plan.name(), &error))?;
         if bytes.len() > PLAN_BYTES {
             let reason = format!("the plan with its in-memory tables takes {} MiB", bytes.len() >> 20);
             return Err(Unshippable { node: plan.name().to_owned(), reason });
         }
-        let (session_id, lease) = self.cluster.observe(session);
+        let cluster = &self.planner.cluster;
+        let (session_id, lease) = cluster.observe(self.session);
+        let codec = self.codec.clone();
         let query = Query {
             plan: bytes,
-            settings: self.settings(session),
+            uploads: (!uploads.is_empty()).then(|| Uploads { plans: uploads, region: Arc::clone(plan), codec }),
+            settings: self.planner.settings(self.session),
             schema: plan.schema(),
             ordering: global_ordering(plan),
             counts_writes: WriteExec::is_in(plan),
             session_id,
             session: lease,
             cached: cached_rows(plan),
+            stores: stores_in(plan, self.session.config_options()),
         };
-        Ok(Arc::new(DistributedQueryExec::new(Arc::clone(&self.cluster), query)))
+        Ok(Arc::new(DistributedQueryExec::new(Arc::clone(cluster), query)))
     }
 }
 
@@ -180,6 +223,9 @@ impl QueryPlanner for BallistaQueryPlanner {
         logical: &LogicalPlan,
         session: &dyn Session,
     ) -> Result<Arc<dyn ExecutionPlan>> {
+        check_functions(session, self.has_spark)?;
+        let named = name_target(logical, session.config_options())?;
+        let logical = named.as_ref().unwrap_or(logical);
         if let LogicalPlan::Explain(explain) = logical {
             let local = self.inner.create_physical_plan(logical, session).await?;
             return match self.distributed_plan(explain, session).await? {
@@ -228,17 +274,11 @@ fn reads_only_information_schema(logical: &LogicalPlan) -> Result<bool> {
     Ok(tables > 0 && others == 0)
 }
 
-/// DataFusion quotes whole plans in its errors.
-fn shortened(mut text: String) -> String {
-    if let Some((end, _)) = text.char_indices().nth(200) {
-        text.truncate(end);
-        text.push('…');
-    }
-    text
-}
-
 /// What is left to run here gets all of the session's rules.
 fn optimize(mut plan: Arc<dyn ExecutionPlan>, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
+    if plan.is::<DistributedQueryExec>() && plan.children().is_empty() {
+        return Ok(plan);
+    }
     for rule in session.physical_optimizers() {
         plan = rule
             .optimize(plan, session.config_options())

@@ -4,8 +4,12 @@
 use std::sync::Arc;
 
 use arrow::array::{Int32Array, RecordBatch};
+use arrow::datatypes::{DataType, Field, Schema};
 use ballista_exchange::LocalConnector;
+use datafusion::catalog::streaming::StreamingTable;
+use datafusion::catalog::{TableFunctionImpl, TableProvider};
 use datafusion::error::Result;
+use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use tonic::transport::Endpoint;
@@ -88,6 +92,69 @@ async fn what_cannot_be_encoded_runs_here() {
     let sql = "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 3) SELECT sum(i) FROM n";
     let plan = plan(sql).await;
     assert!(!text(&plan).contains("DistributedQueryExec"), "{}", text(&plan));
+}
+
+/// The nodes that run in the client, but for those that only pass rows on.
+async fn placed(sql: &str) -> String {
+    let context = context(SessionConfig::new().with_target_partitions(4)).await.unwrap();
+    let column = Arc::new(Int32Array::from_iter_values(0..3_000_000));
+    context.register_batch("large", RecordBatch::try_from_iter([("a", column as _)]).unwrap()).unwrap();
+    context.register_udtf("local", Arc::new(LocalRows));
+    let plan = context.sql(sql).await.unwrap().create_physical_plan().await.unwrap();
+    let mut words = vec![];
+    describe(&plan, &mut words);
+    words.join(" ")
+}
+
+fn describe(plan: &Arc<dyn ExecutionPlan>, words: &mut Vec<String>) {
+    let name = plan.name().trim_end_matches("Exec");
+    match name {
+        "Cooperative" | "CoalescePartitions" | "Repartition" | "Projection" | "CoalesceBatches" => {}
+        _ => words.push(name.to_owned()),
+    }
+    plan.children().into_iter().for_each(|child| describe(child, words));
+}
+
+#[derive(Debug)]
+struct LocalRows;
+
+impl TableFunctionImpl for LocalRows {
+    fn call(&self, _: &[Expr]) -> Result<Arc<dyn TableProvider>> {
+        let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Int32, true)]));
+        Ok(Arc::new(StreamingTable::try_new(schema, vec![])?))
+    }
+}
+
+#[tokio::test]
+async fn what_is_worth_it_is_uploaded() {
+    for (sql, expected) in [
+        // A large table, if something is computed of it.
+        ("SELECT a % 5 AS k, count(*) FROM large GROUP BY k", "DistributedQuery DataSource"),
+        ("SELECT l.a FROM large l JOIN t ON l.a = t.a", "DistributedQuery DataSource"),
+        ("SELECT a FROM large WHERE a > (SELECT avg(a) FROM t) ORDER BY a", "DistributedQuery DataSource"),
+        ("SELECT a FROM large WHERE a > 7 LIMIT 3", "Filter DataSource"),
+        // Of rows of the client, if they meet some of the cluster.
+        (
+            "SELECT count(*) FROM local() l JOIN generate_series(1, 9) g(x) ON l.a = g.x",
+            "DistributedQuery StreamingTable",
+        ),
+        (
+            "SELECT x FROM generate_series(1, 9) g(x) WHERE x > (SELECT max(a) FROM local())",
+            "DistributedQuery StreamingTable",
+        ),
+        ("SELECT a FROM local() UNION ALL SELECT x FROM generate_series(1, 9) g(x)", "Union StreamingTable LazyMemory"),
+        (
+            "SELECT a FROM local() UNION ALL SELECT count(*) FROM generate_series(1, 9) g(x)",
+            "Union StreamingTable DistributedQuery",
+        ),
+        (
+            "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 3) \
+             SELECT sum(i) FROM n JOIN generate_series(1, 9) g(x) ON i = x",
+            "DistributedQuery RecursiveQuery PlaceholderRow Filter WorkTable",
+        ),
+    ] {
+        assert_eq!(placed(sql).await, expected, "{sql}");
+    }
 }
 
 #[tokio::test]

@@ -112,21 +112,6 @@ pub(crate) fn stack_for<T>(plan: &Arc<dyn ExecutionPlan>, work: impl FnOnce() ->
     if depth(plan) <= DEEP { work() } else { stacker::grow(DEEP_STACK_BYTES, work) }
 }
 
-/// Name of the node because of which `encode` fails on `plan`: the lowest one whose inputs can be encoded.
-pub(crate) fn culprit<E>(
-    plan: &Arc<dyn ExecutionPlan>,
-    encode: &impl Fn(&Arc<dyn ExecutionPlan>) -> Result<(), E>,
-) -> String {
-    let mut node = Arc::clone(plan);
-    loop {
-        let failing = node.children().into_iter().find(|child| encode(child).is_err()).cloned();
-        match failing {
-            Some(child) => node = child,
-            None => return node.name().to_owned(),
-        }
-    }
-}
-
 fn depth(plan: &Arc<dyn ExecutionPlan>) -> usize {
     let mut deepest = 0;
     let mut nodes = vec![(plan, 1)];

@@ -142,7 +142,7 @@ impl InputSource {
 /// The outputs of one finished stage, by the executor that holds them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StageInputs {
-    /// The producing stage.
+    /// What the consumer calls the stage. Its outputs have another job's and stage's name if that job has kept them.
     pub stage: StageId,
     /// One entry per executor that holds outputs.
     pub sources: Vec<InputSource>,
@@ -156,9 +156,9 @@ impl StageInputs {
         let inputs = Self { stage, sources };
         let mut outputs = inputs.sources.iter().flat_map(|source| &source.outputs);
         let first = outputs.next();
-        let foreign = |key: &TaskKey| key.stage != stage || first.is_some_and(|first| first.job != key.job);
-        if first.is_some_and(foreign) || outputs.any(foreign) {
-            return Err(ExchangeError::Protocol(format!("outputs of more than stage {stage} in one input")));
+        let foreign = |key: &TaskKey| first.is_some_and(|first| first.job != key.job || first.stage != key.stage);
+        if outputs.any(foreign) {
+            return Err(ExchangeError::Protocol(format!("outputs of more than one stage in input {stage}")));
         }
         Ok(inputs)
     }

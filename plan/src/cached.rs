@@ -21,6 +21,9 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream,
 };
 
+/// More rows than there can be.
+const NOT_KNOWN: u64 = u64::MAX;
+
 /// Reads cached rows where no scheduler has put a reader in the place of the leaf: in a plan that a client runs itself.
 pub trait CachedRows: fmt::Debug + Send + Sync {
     /// One partition of the rows. All partitions together have each row once; which has which is left open.
@@ -46,6 +49,16 @@ impl CachedExec {
             PlanProperties::new(equivalences, partitioning, EmissionType::Incremental, Boundedness::Bounded)
                 .with_scheduling_type(SchedulingType::Cooperative);
         Self { job, rows, partition_bytes, source: None, properties: Arc::new(properties) }
+    }
+
+    /// Stands for rows that are not there yet: what a plan shows of them before it runs. `name`: for people.
+    pub fn pending(name: String, schema: SchemaRef) -> Self {
+        Self::new(name, schema, NOT_KNOWN, vec![0])
+    }
+
+    /// Whether it stands for rows that are not there yet, of which nothing is known.
+    pub fn is_pending(&self) -> bool {
+        self.rows == NOT_KNOWN
     }
 
     /// The same, to be read from `source` if need be.
@@ -77,6 +90,10 @@ impl CachedExec {
 impl DisplayAs for CachedExec {
     fn fmt_as(&self, format: DisplayFormatType, f: &mut fmt::Formatter) -> fmt::Result {
         let partitions = self.partition_bytes.len();
+        if self.is_pending() {
+            let line_end = if format == DisplayFormatType::TreeRender { "\n" } else { "" };
+            return write!(f, "CachedExec: {}{line_end}", self.job);
+        }
         match format {
             DisplayFormatType::TreeRender => writeln!(f, "partitions={partitions}\nrows={}", self.rows),
             _ => write!(f, "CachedExec: job={}, partitions={partitions}, rows={}", self.job, self.rows),
@@ -125,7 +142,7 @@ impl ExecutionPlan for CachedExec {
 
     fn statistics_from_inputs(&self, _: &[Arc<Statistics>], args: &StatisticsArgs) -> Result<Arc<Statistics>> {
         let columns = vec![ColumnStatistics::new_unknown(); self.schema().fields().len()];
-        if args.partition().is_some() {
+        if args.partition().is_some() || self.is_pending() {
             return Ok(Arc::new(Statistics { column_statistics: columns, ..Statistics::default() }));
         }
         Ok(Arc::new(Statistics {

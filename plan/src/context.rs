@@ -4,13 +4,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ballista_core::StageId;
+use ballista_core::{JobId, StageId};
 use ballista_exchange::StageInputs;
 use ballista_exchange::client::{ExchangeClient, FetchOptions};
 
 /// Carried as an extension of the task's `SessionConfig`; [`crate::reader::ShuffleReaderExec`] finds its data here.
 #[derive(Debug)]
 pub struct TaskExchange {
+    /// The task's job.
+    pub job: JobId,
     /// The executor's one client for its own and others' shuffle output.
     pub client: ExchangeClient,
     /// Where the output of each input stage lies.

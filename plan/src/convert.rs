@@ -53,9 +53,22 @@ const MORE_STACK: usize = 4 << 20;
 #[derive(Default)]
 pub(crate) struct Converter {
     depth: Cell<usize>,
+    /// Inputs of nodes are left out.
+    is_shallow: bool,
 }
 
 impl Converter {
+    /// Whether `plan` can be encoded, whatever its inputs are; the error says why not.
+    pub(crate) fn check_node(plan: &Arc<dyn ExecutionPlan>, codec: &dyn PhysicalExtensionCodec) -> Result<()> {
+        let converter = Self { is_shallow: true, ..Self::default() };
+        converter.encode_node(plan, codec).map(drop).or_else(|error| {
+            // Of the application's own nodes, `datafusion-proto` encodes the inputs by itself.
+            let is_own =
+                !plan.children().is_empty() && codec.try_encode(Arc::clone(plan), &mut vec![], &converter).is_ok();
+            if is_own { Ok(()) } else { Err(error) }
+        })
+    }
+
     /// Runs `work` one level deeper, and says how deep that was.
     fn deeper<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, usize)> {
         let depth = self.depth.get() + 1;
@@ -116,7 +129,7 @@ fn is_written_wrong(memory: &MemorySourceConfig) -> bool {
     columns.any(|column| has_unions_or_runs(column.data_type()) && is_slice(&column.to_data()))
 }
 
-fn has_unions_or_runs(data_type: &DataType) -> bool {
+pub(crate) fn has_unions_or_runs(data_type: &DataType) -> bool {
     match data_type {
         DataType::Union(..) | DataType::RunEndEncoded(..) => true,
         DataType::List(field)
@@ -132,7 +145,7 @@ fn has_unions_or_runs(data_type: &DataType) -> bool {
 }
 
 /// Whether some of the rows that `data` holds do not belong to it.
-fn is_slice(data: &ArrayData) -> bool {
+pub(crate) fn is_slice(data: &ArrayData) -> bool {
     let starts_late = match data.data_type() {
         DataType::List(_) | DataType::Map(..) => data.buffers()[0].typed_data::<i32>().first() > Some(&0),
         DataType::LargeList(_) => data.buffers()[0].typed_data::<i64>().first() > Some(&0),
@@ -218,6 +231,9 @@ impl PhysicalProtoConverterExtension for Converter {
         plan: &Arc<dyn ExecutionPlan>,
         codec: &dyn PhysicalExtensionCodec,
     ) -> Result<PhysicalPlanNode> {
+        if self.is_shallow {
+            return Ok(PhysicalPlanNode::default());
+        }
         let (node, depth) = self.deeper(|| self.encode_node(plan, codec))?;
         if !depth.is_multiple_of(LEVELS) {
             return Ok(node);

@@ -246,7 +246,10 @@ impl ExecutionPlan for ShuffleReaderExec {
         let stream = if self.broadcast {
             let broadcast_schema = Arc::clone(&schema);
             futures::stream::once(async move {
-                let batches = exchange.client.fetch_broadcast(&inputs, broadcast_schema, &exchange.options).await?;
+                let batches = exchange
+                    .client
+                    .fetch_broadcast(&exchange.job, &inputs, broadcast_schema, &exchange.options)
+                    .await?;
                 Ok::<_, DataFusionError>(futures::stream::iter((0..batches.len()).map(move |i| Ok(batches[i].clone()))))
             })
             .try_flatten()

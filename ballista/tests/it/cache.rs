@@ -44,7 +44,7 @@ async fn cached_rows_are_read_again_and_again() {
             "SELECT kept.name, t.k FROM kept JOIN t ON kept.id = t.id + 1 WHERE t.k < 3",
             "SELECT name FROM kept ORDER BY id DESC LIMIT 3",
             "SELECT count(*) FROM kept",
-            // Runs in the client.
+            // Only the join leaves the client.
             "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 9) \
              SELECT n.i, kept.name FROM n JOIN kept ON n.i = kept.id",
         ] {
@@ -65,6 +65,21 @@ async fn the_query_is_not_computed_again() {
     let before = rows(frame.clone()).await;
     std::fs::remove_file(file).unwrap();
     assert_eq!(rows(frame).await, before);
+}
+
+/// Of jobs with several stages, and of several jobs in one plan.
+#[tokio::test]
+async fn cached_aggregates_are_read_together() {
+    let pair = pair().await;
+    for context in pair.all() {
+        for (table, sql) in [
+            ("sums", "SELECT k, count(*) AS n, sum(id) AS s FROM t GROUP BY k"),
+            ("names", "SELECT k, min(name) AS name FROM t GROUP BY k ORDER BY k"),
+        ] {
+            context.register_table(table, cached(context, sql).await.into_view()).unwrap();
+        }
+    }
+    pair.check("SELECT names.name, n, s, t.id FROM sums JOIN names USING (k) JOIN t ON t.id = n").await;
 }
 
 #[tokio::test]

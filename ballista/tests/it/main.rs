@@ -14,12 +14,20 @@ mod example;
 mod explain;
 mod functions;
 mod memory;
+mod object_stores;
 mod pair;
 mod queries;
 mod remote;
 mod runtimes;
+mod s3;
+mod server_sessions;
+#[cfg(feature = "spark-compat")]
+mod spark;
+#[cfg(feature = "substrait")]
+mod substrait;
 mod tables;
 mod traps_codec;
 mod traps_flow;
 mod traps_slices;
+mod upload;
 mod writes;

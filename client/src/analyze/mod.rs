@@ -31,7 +31,7 @@ use datafusion::physical_plan::{
 use futures::StreamExt;
 
 use crate::exec::DistributedQueryExec;
-use crate::explain::{find_query, text_rows};
+use crate::explain::{find_queries, nth_query, text_rows};
 use render::{Shown, stages};
 
 /// What analyses `input` as `analyze` would, with what happens in the cluster. Formats that only DataFusion has stay
@@ -91,8 +91,18 @@ fn answer(
     let local = |shown: DisplayableExecutionPlan<'_>| {
         shown.set_metric_categories(categories.clone()).indent(style.verbose).to_string()
     };
-    let analysis = find_query(input).and_then(DistributedQueryExec::analysis).unwrap_or_default();
-    let cluster = |tasks: bool| stages(&analysis, &Shown { categories: categories.as_deref(), tasks });
+    let queries = find_queries(input);
+    let cluster = |tasks: bool| {
+        let shown = Shown { categories: categories.as_deref(), tasks };
+        let mut text = String::new();
+        for (number, query) in queries.iter().enumerate() {
+            if queries.len() > 1 {
+                text.push_str(&format!("{}\n", nth_query(number)));
+            }
+            text.push_str(&stages(&query.analysis().unwrap_or_default(), &shown));
+        }
+        text
+    };
     let plan = local(DisplayableExecutionPlan::with_metrics(input)) + &cluster(false);
     let mut answer = vec![("Plan with Metrics", plan)];
     if style.verbose {

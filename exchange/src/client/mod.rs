@@ -216,15 +216,15 @@ impl ExchangeClient {
         streams
     }
 
-    /// All rows of all sources, fetched and decoded once for all tasks of this executor, until the stage or the job is
-    /// freed. Accounted in the executor's memory pool.
+    /// All rows of all sources, fetched and decoded once for all tasks of `job` on this executor, until the stage or the
+    /// job is freed. Accounted in the executor's memory pool.
     pub async fn fetch_broadcast(
         &self,
+        job: &JobId,
         inputs: &StageInputs,
         schema: SchemaRef,
         options: &FetchOptions,
     ) -> Result<Arc<Vec<RecordBatch>>> {
-        let Some(job) = inputs.job() else { return Ok(Arc::default()) };
         let cell = self.inner.broadcasts.cell(job, inputs.stage);
         let broadcast = cell.get_or_try_init(|| self.load_broadcast(inputs, schema, options)).await?;
         Ok(Arc::clone(&broadcast.batches))

@@ -157,13 +157,14 @@ async fn a_broadcast_is_fetched_once_and_accounted_until_freed() {
     let inputs = inputs(&[(&producer, &[(task("j", 0), summary)])]);
     let metrics = Arc::new(FetchMetrics::default());
     let options = FetchOptions { memory_tier: true, metrics: Arc::clone(&metrics) };
-    let readers = (0..8).map(|_| consumer.client.fetch_broadcast(&inputs, batches[0].schema(), &options));
+    let reader = job("reader");
+    let readers = (0..8).map(|_| consumer.client.fetch_broadcast(&reader, &inputs, batches[0].schema(), &options));
     let copies: Vec<_> = join_all(readers).await.into_iter().map(Result::unwrap).collect();
     assert!(copies.iter().all(|copy| Arc::ptr_eq(copy, &copies[0])));
     assert_eq!(sorted_numbers(&copies[0]), (0..20_000).collect::<Vec<_>>());
     assert_eq!(metrics.remote_rows(), 20_000);
     assert!(consumer.store.pool().reserved() > 0);
-    consumer.client.free_stage(&job("j"), StageId(1));
+    consumer.client.free_stage(&reader, StageId(1));
     assert_eq!(consumer.store.pool().reserved(), 0);
 }
 

@@ -106,6 +106,7 @@ fn task_context(
 ) -> Arc<TaskContext> {
     let memory_tier = session.config().ballista().memory_tier;
     let exchange = TaskExchange {
+        job: spec.key.job.clone(),
         client: env.client.clone(),
         inputs: spec.inputs.clone(),
         options: FetchOptions { memory_tier, metrics: Arc::clone(metrics) },
