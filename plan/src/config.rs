@@ -114,14 +114,18 @@ pub fn settings_of(config: &SessionConfig) -> Vec<(String, String)> {
     settings
 }
 
-/// A configuration with `settings` applied over `base`.
+/// A configuration with `settings` applied over `base`. An error names the setting.
 pub fn with_settings<'a>(
     base: SessionConfig,
     settings: impl IntoIterator<Item = (&'a str, &'a str)>,
 ) -> Result<SessionConfig> {
     let mut config = base.with_ballista();
     for (key, value) in settings {
-        config.options_mut().set(key, value)?;
+        config.options_mut().set(key, value).map_err(|error| match error.find_root() {
+            DataFusionError::Configuration(text) if text.contains(key) => DataFusionError::Configuration(text.clone()),
+            DataFusionError::Configuration(text) => DataFusionError::Configuration(format!("{key}: {text}")),
+            _ => error,
+        })?;
     }
     Ok(config)
 }
@@ -150,5 +154,9 @@ mod tests {
         let mut config = SessionConfig::new().with_ballista();
         let error = config.options_mut().set("ballista.no.such", "1").unwrap_err();
         assert!(error.to_string().contains("ballista.no.such"), "{error}");
+        for key in ["ballista.no.such", "datafusion.no.such", "no_such"] {
+            let error = with_settings(SessionConfig::new(), [(key, "1")]).unwrap_err();
+            assert!(matches!(&error, DataFusionError::Configuration(text) if text.contains(key)), "{error:?}");
+        }
     }
 }

@@ -53,7 +53,6 @@ struct Spark<F> {
     function: Arc<F>,
     /// As registered: called by all names of the functions that it replaces, too. If one of these were left, it would
     /// be up to chance which of both keeps the name when DataFusion builds the session anew.
-    #[cfg_attr(not(feature = "spark-compat"), expect(dead_code))]
     replacement: Arc<F>,
 }
 
@@ -120,7 +119,9 @@ macro_rules! functions {
                 #[cfg(feature = "spark-compat")]
                 use datafusion_spark::$spark as spark;
                 #[cfg(not(feature = "spark-compat"))]
-                let spark = Vec::new;
+                fn spark() -> Vec<Arc<$function>> {
+                    vec![]
+                }
                 static KNOWN: LazyLock<Known<$function>> =
                     LazyLock::new(|| Known::new(SessionStateDefaults::$builtin(), spark()));
                 &KNOWN

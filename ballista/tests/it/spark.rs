@@ -122,7 +122,11 @@ async fn the_setting_must_be_made_with_the_session() {
     assert!(rows(&context, "SELECT url_decode('a%20b')").await.is_ok());
     // What makes a session anew, in whatever order it registers functions, keeps them.
     let context = context.enable_url_table();
-    for sql in ["SELECT length('abc')", "SELECT date_trunc('YEAR', DATE '2020-05-05')", "SELECT array_repeat(1, 2)"] {
+    for sql in [
+        "SELECT length('abc')",
+        "SELECT date_trunc('YEAR', TIMESTAMP '2020-05-05 10:00:00')",
+        "SELECT array_repeat(1, 2)",
+    ] {
         assert_eq!(rows(&context, sql).await.unwrap(), rows(&plain(), sql).await.unwrap());
     }
     context.sql("SET ballista.functions.spark = false").await.unwrap();

@@ -45,6 +45,10 @@ impl Cluster {
         [&["--host", "127.0.0.1", "--port", self.port.as_str()], more].concat()
     }
 
+    pub fn port(&self) -> &str {
+        &self.port
+    }
+
     pub fn run(&self, more: &[&str]) -> Ran {
         self.home.run(&self.arguments(more))
     }
@@ -113,6 +117,23 @@ fn an_interrupted_script_ends_and_its_job_with_it() {
     // Without a terminal there is no progress.
     assert!(ran.err.starts_with("cancelled after ") && ran.err.lines().count() == 1, "{}", ran.err);
     cluster.job("cancelled");
+}
+
+#[test]
+fn a_session_on_the_scheduler_runs_scripts_and_says_where_they_fail() {
+    let cluster = Cluster::start();
+    let script =
+        cluster.home.file("s.sql", "CREATE VIEW v AS SELECT 1 AS a;\n\\d\nSELECT a FROM v;\n\nSELECT nope FROM v;");
+    let ran = cluster.run(&["--server-session", "-q", "--format", "csv", "-f", script.to_str().unwrap()]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(1), "schema,table,type\npublic,v,VIEW\na\n1\n"));
+    assert!(ran.err.contains("No field named nope") && ran.err.contains("s.sql:5 (statement 3)"), "{}", ran.err);
+    let explain = ["--server-session", "-q", "explain", "SELECT count(*) FROM generate_series(1, 100)"];
+    assert!(cluster.run(&explain).ok().contains("stage"));
+    let ran = cluster.run(&["--server-session", "--set", "ballista.nope=1", "-c", "SELECT 1"]);
+    assert!(ran.code == Some(1) && ran.err.contains("ballista.nope"), "{ran:?}");
+    let spark = ["--server-session", "--set", "ballista.functions.spark=true", "-q", "--format", "csv", "-c"];
+    let spark = [spark.as_slice(), &["SELECT hex(255) AS h"]].concat();
+    assert_eq!(cluster.run(&spark).ok(), "h\nFF\n");
 }
 
 #[test]

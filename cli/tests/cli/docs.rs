@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::common::Home;
+use crate::cluster::Cluster;
 
 /// Times differ from run to run.
 fn without_times(text: &str) -> String {
@@ -15,7 +15,9 @@ fn without_times(text: &str) -> String {
 
 #[test]
 fn examples_of_the_command_line_page_run() {
-    let home = Home::new();
+    // For examples with a host.
+    let cluster = Cluster::start();
+    let home = &cluster.home;
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let binaries = Path::new(env!("CARGO_BIN_EXE_ballista-cli")).parent().unwrap();
     let path = format!("{}:{}", binaries.display(), std::env::var("PATH").unwrap());
@@ -27,6 +29,7 @@ fn examples_of_the_command_line_page_run() {
             let (command, expected) = example.split_once('\n').unwrap();
             let mut shell = Command::new("sh");
             shell.args(["-c", &format!("({command}) 2>&1")]).current_dir(workspace);
+            shell.env("BALLISTA_CLI_PORT", cluster.port());
             let ran = shell.env("PATH", &path).env("HOME", home.path("")).env_remove("RUST_LOG").output().unwrap();
             let printed = String::from_utf8(ran.stdout).unwrap();
             assert_eq!(without_times(&printed), without_times(expected), "{command}");

@@ -226,6 +226,15 @@ mod tests {
     }
 
     #[test]
+    fn sql_text_is_taken_unless_it_is_refused() {
+        let settings = |arguments: &[&str]| parse(arguments).settings().unwrap();
+        let given = settings(&["--session-idle", "60"]);
+        assert_eq!((given.sql_sessions, given.session_idle), (true, Duration::from_secs(60)));
+        assert!(!settings(&["--no-sql-sessions"]).sql_sessions);
+        assert!(settings(&["--no-sql-sessions=false"]).sql_sessions);
+    }
+
+    #[test]
     fn other_machines_are_let_in_only_on_request() {
         for host in ["0.0.0.0", "::", "10.0.0.1", "example.org"] {
             let error = parse(&["--bind-host", host]).settings().unwrap_err();
