@@ -8,4 +8,5 @@ mod common;
 mod docs;
 mod scripts;
 mod shell;
+mod stores;
 mod terminal;
