@@ -93,9 +93,11 @@ impl S3 {
         found
     }
 
-    /// What the server keeps of uploads that are neither completed nor aborted.
+    /// The server's records of uploads that are neither completed nor aborted.
     pub fn unfinished(&self) -> Vec<PathBuf> {
         let entries = std::fs::read_dir(self.folder.path()).unwrap().map(|entry| entry.unwrap().path());
-        entries.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().contains(".upload"))).collect()
+        let is_record =
+            |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".upload-"));
+        entries.filter(is_record).collect()
     }
 }

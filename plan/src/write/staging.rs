@@ -27,6 +27,7 @@ use object_store::{
 };
 use parking_lot::Mutex;
 use prost::bytes::Bytes;
+use tokio::runtime::Handle;
 use url::Url;
 
 /// Files up to this size are kept in memory until they are published; larger ones are uploads.
@@ -44,7 +45,40 @@ pub struct TaskWrites {
     staged: Arc<Staging>,
 }
 
-type Staging = Mutex<Vec<Staged>>;
+/// Files that were put aside.
+#[derive(Debug, Default)]
+struct Staging {
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    files: Vec<Staged>,
+    closed: bool,
+}
+
+impl Staging {
+    /// Keeps a file, or throws it away if the task has ended.
+    fn put(&self, file: Staged) {
+        {
+            let mut open = self.open.lock();
+            if !open.closed {
+                open.files.push(file);
+                return;
+            }
+        }
+        let path = file.path.clone();
+        let Ok(runtime) = Handle::try_current() else {
+            tracing::warn!(%path, "an uncompleted upload stays behind: its task has ended, and so has its runtime");
+            return;
+        };
+        runtime.spawn(async move {
+            if let Err(error) = file.discard().await {
+                tracing::warn!(%path, %error, "an uncompleted upload stays behind");
+            }
+        });
+    }
+}
 
 impl TaskWrites {
     /// Of a task of `job` that runs these partitions of its stage.
@@ -52,9 +86,12 @@ impl TaskWrites {
         Self { job, partitions, staged: Arc::default() }
     }
 
-    /// Takes what the task has put aside.
+    /// Takes what the task has put aside; it has ended. Operators may have work of their own that is cancelled and ends
+    /// a moment later: the uploads of that are thrown away as they come.
     pub fn take(&self) -> Vec<Staged> {
-        std::mem::take(&mut self.staged.lock())
+        let mut open = self.staged.open.lock();
+        open.closed = true;
+        std::mem::take(&mut open.files)
     }
 
     /// `context` whose object stores put aside what partition `partition` of the task's plan writes.
@@ -194,7 +231,7 @@ impl ObjectStore for StagingStore {
             }
             Content::Upload(upload)
         };
-        self.staged.lock().push(Staged { path, content });
+        self.staged.put(Staged { path, content });
         Ok(put_aside())
     }
 
@@ -256,7 +293,7 @@ struct StagedUpload {
 impl StagedUpload {
     fn put_aside(&mut self) {
         if let Some(upload) = self.upload.take() {
-            self.staged.lock().push(Staged { path: self.path.clone(), content: Content::Upload(upload) });
+            self.staged.put(Staged { path: self.path.clone(), content: Content::Upload(upload) });
         }
     }
 }
