@@ -344,3 +344,34 @@ async fn tables_without_columns_are_counted() {
     pair.check("SELECT count(*) FROM t CROSS JOIN rows").await;
     pair.check("SELECT k, count(*) FROM t CROSS JOIN rows GROUP BY k").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a measurement"]
+async fn time_of_aggregates_over_tables_in_memory() {
+    let rows = 8192;
+    let column =
+        |prime: i64| -> ArrayRef { Arc::new(Int64Array::from_iter_values((0..rows).map(|x| x * prime % 1009))) };
+    let batch = RecordBatch::try_from_iter([("k", column(7919)), ("v", column(104_729))]).unwrap();
+    let sql = "SELECT k, count(*), sum(v) FROM large GROUP BY k ORDER BY k LIMIT 3";
+    let pair = Pair::with_sessions([("two executors", crate::common::config())]).await;
+    for mebibytes in [4, 7, 16, 64, 200, 1024] {
+        for (name, context) in [
+            ("plain", &SessionContext::new_with_config(crate::common::config())),
+            ("standalone", &standalone(crate::common::config()).await),
+            ("standalone, distributed", &standalone(broadcasting().with_batch_size(8192)).await),
+            (pair.sessions[0].0, &pair.sessions[0].1),
+        ] {
+            let _ = context.deregister_table("large");
+            let partitions = vec![vec![batch.clone(); mebibytes * 2]; 4];
+            let table = MemTable::try_new(batch.schema(), partitions).unwrap();
+            context.register_table("large", Arc::new(table)).unwrap();
+            let mut times = vec![];
+            for _ in 0..4 {
+                let start = Instant::now();
+                run(context, sql).await.unwrap();
+                times.push(start.elapsed());
+            }
+            println!("{mebibytes} MiB, {name}: {times:.1?}");
+        }
+    }
+}
