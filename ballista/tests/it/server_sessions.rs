@@ -216,12 +216,16 @@ async fn a_scheduler_can_be_told_to_take_no_sql() {
     assert!(ServerSession::open_on(Arc::clone(cluster), NO_SETTINGS).await.is_err());
 }
 
-/// A scheduler whose sessions have a function `tick` that counts its calls and an own table.
+/// A scheduler whose sessions have a function `tick` that counts its rows, and a view.
 async fn ticking() -> (SchedulerHandle, String, Arc<AtomicUsize>) {
     let ticks = Arc::new(AtomicUsize::new(0));
     let counted = Arc::clone(&ticks);
     let tick = move |arguments: &[ColumnarValue]| {
-        counted.fetch_add(1, Ordering::Relaxed);
+        let rows = match &arguments[0] {
+            ColumnarValue::Array(array) => array.len(),
+            ColumnarValue::Scalar(_) => 1,
+        };
+        counted.fetch_add(rows, Ordering::Relaxed);
         Ok(arguments[0].clone())
     };
     let context = SessionContext::new_with_state(SessionStateBuilder::new_with_default_features().build());
@@ -232,18 +236,36 @@ async fn ticking() -> (SchedulerHandle, String, Arc<AtomicUsize>) {
     (scheduler, url, ticks)
 }
 
-/// Runs in the scheduler: a call of `tick` and a megabyte for each row.
+/// Runs in the scheduler, row by row if batches have one, each of a megabyte.
 const WIDE: &str = "SELECT tick(repeat('x', 1000000) || a.name) AS w FROM information_schema.df_settings a \
-                    CROSS JOIN information_schema.df_settings b";
+                    JOIN information_schema.df_settings b ON a.name < b.name";
+
+/// The number of rows, once there are no more.
+async fn settled(ticks: &AtomicUsize) -> usize {
+    let start = Instant::now();
+    let mut seen = ticks.load(Ordering::Relaxed);
+    loop {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        match ticks.load(Ordering::Relaxed) {
+            now if now == seen => return now,
+            now => seen = now,
+        }
+        assert!(start.elapsed() < Duration::from_secs(20), "{seen} rows, and no end");
+    }
+}
 
 #[tokio::test]
 async fn a_client_that_reads_slowly_makes_the_scheduler_wait() {
     let (_scheduler, url, ticks) = ticking().await;
     let session = ServerSession::open(&url, [("datafusion.execution.batch_size", "1")]).await.unwrap();
     let mut rows = session.sql(&format!("{WIDE} LIMIT 200")).await.unwrap();
-    let mut received = rows.next().await.unwrap().unwrap().num_rows();
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    let ahead = ticks.load(Ordering::Relaxed);
+    let mut received = 0;
+    // Each look at the stream is an occasion to take more than was asked for.
+    for _ in 0..12 {
+        received += rows.next().await.unwrap().unwrap().num_rows();
+        settled(&ticks).await;
+    }
+    let ahead = settled(&ticks).await;
     assert!(ahead < 60, "{ahead} megabytes for a client that read {received}");
     while let Some(batch) = rows.next().await {
         received += batch.unwrap().num_rows();
@@ -256,12 +278,11 @@ async fn a_dropped_stream_cancels_what_runs_in_the_scheduler_and_in_executors() 
     let (_scheduler, url, ticks) = ticking().await;
     let _executor = executor(&url).await;
     let session = ServerSession::open(&url, [("datafusion.execution.batch_size", "1")]).await.unwrap();
-    let rows = session.sql(WIDE).await.unwrap();
+    let mut rows = session.sql(WIDE).await.unwrap();
+    assert!(rows.next().await.unwrap().is_ok());
     drop(rows);
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    let seen = ticks.load(Ordering::Relaxed);
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(ticks.load(Ordering::Relaxed), seen);
+    let seen = settled(&ticks).await;
+    assert!(seen < 1000, "{seen} rows for nobody");
     let endless = "SELECT count(*) FROM generate_series(1, 1000000000000) AS t(x) WHERE x % 7 = 3";
     let rows = session.sql(endless).await.unwrap();
     let states = || async {

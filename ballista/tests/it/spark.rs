@@ -85,9 +85,8 @@ async fn executors_run_the_functions_that_the_session_meant() {
 
 #[tokio::test]
 async fn a_function_of_datafusion_stays_one_in_a_session_with_sparks() {
-    use datafusion::functions::expr_fn::concat;
-    use datafusion::prelude::{col, lit};
-    use datafusion::scalar::ScalarValue;
+    use datafusion::functions::expr_fn::ceil;
+    use datafusion::prelude::col;
     let cluster = Pair::with_sessions([("spark", spark(broadcasting()))]).await;
     cluster.parquet("t", TABLE, 4).await;
     let in_process = standalone(spark(distributed(config()))).await;
@@ -95,14 +94,13 @@ async fn a_function_of_datafusion_stays_one_in_a_session_with_sparks() {
     let query = |context: &SessionContext| {
         let context = context.clone();
         async move {
-            let null = lit(ScalarValue::Utf8View(None));
-            let expression = concat(vec![col("t"), null, lit("x")]).alias("c");
-            let frame = context.table("t").await.unwrap().select(vec![col("x"), expression]).unwrap();
+            // Spark's gives whole numbers.
+            let frame = context.table("t").await.unwrap().select(vec![col("x"), ceil(col("d")).alias("c")]).unwrap();
             lines(&frame.collect().await.unwrap(), false)
         }
     };
     let expected = query(&cluster.plain).await;
-    assert!(expected.iter().any(|line| line.contains("a%207x")), "{expected:?}");
+    assert!(expected.iter().any(|line| line.contains("-33.0")), "{expected:?}");
     assert_eq!(query(&cluster.sessions[0].1).await, expected);
     assert_eq!(query(&in_process).await, expected);
 }
