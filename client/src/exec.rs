@@ -2,7 +2,7 @@
 //! [`DistributedQueryExec`]: the node of a client's plan whose rows a cluster computes.
 //!
 //! Every execution submits one job, at the first poll of its stream. Dropping the stream cancels the job. If the cluster
-//! cannot make some of the rows that the query reads, these are made here first and uploaded; see [`crate::upload`].
+//! cannot make some of the rows that the query reads, these are made here first and uploaded; see `upload`.
 
 use std::fmt;
 use std::sync::Arc;
