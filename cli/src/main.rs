@@ -30,6 +30,7 @@ use clap::Parser;
 use datafusion::error::Result;
 use datafusion::prelude::SessionContext;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use args::{Action, Args};
 use diagnose::Origin;
@@ -49,6 +50,13 @@ async fn main() -> ExitCode {
     let args = Args::parse();
     // What a user has to know comes as the error of a statement.
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("error"));
+    let filter = match filter.max_level_hint() {
+        Some(level) if level <= LevelFilter::INFO => filter,
+        _ => ballista_client::QUIET_LOGS
+            .iter()
+            .filter_map(|directive| directive.parse().ok())
+            .fold(filter, EnvFilter::add_directive),
+    };
     let colours = io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(io::stderr).init();
     let mut shell = match start(&args).await {

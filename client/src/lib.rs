@@ -56,7 +56,7 @@ pub use overview::{ClusterOverview, ExecutorOverview, JobOverview};
 pub use planner::BallistaQueryPlanner;
 pub use server_session::ServerSession;
 pub use state::distributed_state;
-pub use stores::stores_for_another;
+pub use stores::{QUIET_LOGS, is_store_option, seems_secret, stores_for_another};
 #[cfg(feature = "substrait")]
 pub use substrait::SubstraitExt;
 pub use summary::{JobProgress, JobSummary, ProgressListener, job_summary};

@@ -11,7 +11,7 @@
 //!
 //! Tables are listed and in-memory data is read here, so that only physical nodes have to be known to the cluster.
 //! Physical optimisation happens on the scheduler, which knows the cluster. What cannot be encoded is run here; see
-//! [`crate::place`].
+//! `place`.
 
 use std::sync::Arc;
 
@@ -42,7 +42,7 @@ use crate::functions::check_functions;
 use crate::initial::{PlanningSession, initial_plan};
 use crate::place::{Placed, Ship, Unshippable, has_large_tables, place};
 use crate::split::{Sink, cluster_write, global_ordering, stack_for};
-use crate::stores::{name_target, stores_in};
+use crate::stores::{Target, stores_in, target_of};
 use crate::upload::Uploads;
 
 /// A session's planner: distributes what can be, leaves the rest to the planner that the session had before.
@@ -224,8 +224,22 @@ impl QueryPlanner for BallistaQueryPlanner {
         session: &dyn Session,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         check_functions(session, self.has_spark)?;
-        let named = name_target(logical, session.config_options())?;
-        let logical = named.as_ref().unwrap_or(logical);
+        let Some(Target { plan: logical, store }) = target_of(logical, session.config_options())? else {
+            return self.plan(logical, session).await;
+        };
+        let plan = self.plan(&logical, session).await?;
+        // A write in the cluster takes the store's options along; one from here will ask the session for the store.
+        if let (Some(store), LogicalPlan::Copy(_)) = (store, &logical)
+            && !plan.is::<DistributedQueryExec>()
+        {
+            store.keep();
+        }
+        Ok(plan)
+    }
+}
+
+impl BallistaQueryPlanner {
+    async fn plan(&self, logical: &LogicalPlan, session: &dyn Session) -> Result<Arc<dyn ExecutionPlan>> {
         if let LogicalPlan::Explain(explain) = logical {
             let local = self.inner.create_physical_plan(logical, session).await?;
             return match self.distributed_plan(explain, session).await? {

@@ -195,7 +195,7 @@ impl ExecutorBuilder {
         self
     }
 
-    /// Finds object stores by URL. Default: that of the session state, or [`Stores`], which opens those of S3, Google
+    /// Finds object stores by URL. Default: [`Stores`] over that of the session state, which opens those of S3, Google
     /// Cloud, Azure and the web with what the environment says. Options that come with a job go before it.
     pub fn with_object_store_registry(mut self, registry: Arc<dyn ObjectStoreRegistry>) -> Self {
         self.object_stores = Some(registry);
@@ -365,7 +365,11 @@ fn runtime_env(
     hook: Option<RuntimeHook>,
 ) -> Result<Arc<RuntimeEnv>> {
     let mut builder = match state {
-        Some(state) => RuntimeEnvBuilder::from_runtime_env(state.runtime_env()),
+        Some(state) => {
+            let below = Arc::clone(&state.runtime_env().object_store_registry);
+            let stores = Arc::new(Stores::new(below));
+            RuntimeEnvBuilder::from_runtime_env(state.runtime_env()).with_object_store_registry(stores)
+        }
         None => RuntimeEnvBuilder::new().with_object_store_registry(Arc::new(Stores::default())),
     };
     if let Some(object_stores) = object_stores {

@@ -30,14 +30,13 @@ impl JobStores {
         if stores.is_empty() || stores_of(session.config_options()).is_some() {
             return Ok(below);
         }
-        let mut jobs = self.0.lock();
-        if let Some(registry) = jobs.get(job) {
+        if let Some(registry) = self.0.lock().get(job) {
             return Ok(Arc::clone(registry) as _);
         }
+        // Not under the lock: opening loads certificates. Of two tasks that open at once, the first one counts.
         let named = stores.iter().map(|store| (store.url.clone(), StoreOptions::from_wire(store.options.clone())));
         let registry = Arc::new(Stores::of_job(below, named)?);
-        jobs.insert(job.clone(), Arc::clone(&registry));
-        Ok(registry)
+        Ok(Arc::clone(self.0.lock().entry(job.clone()).or_insert(registry)) as _)
     }
 
     /// Forgets the stores of a job.

@@ -20,6 +20,13 @@ pub fn cargo(arguments: &[&str]) -> Result<Command, String> {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
     command.args(arguments).current_dir(workspace());
+    // What the cargo that started this program says of it. Build scripts deep below DataFusion look at it, and another
+    // value than in a shell would compile everything again.
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+            command.env_remove(name);
+        }
+    }
     if let Some(protoc) = protoc::for_builds()? {
         command.env(protoc::VARIABLE, protoc);
     }

@@ -331,3 +331,49 @@ async fn a_scheduler_that_stops_fails_the_statements_that_it_runs_itself() {
     let end = tokio::time::timeout(Duration::from_secs(20), end).await.unwrap();
     assert!(matches!(end, Some(Err(_))), "cut short without an error");
 }
+
+/// Whatever a session calls its own default catalog and schema, others see nothing of what it does.
+#[tokio::test]
+async fn no_session_changes_what_another_one_starts_with() {
+    let (_scheduler, url) = serve(SchedulerBuilder::new()).await;
+    let _executor = executor(&url).await;
+    let settings = [("datafusion.catalog.default_catalog", "own"), ("datafusion.catalog.default_schema", "mine")];
+    let one = ServerSession::open(&url, settings).await.unwrap();
+    run(&one, "CREATE VIEW here AS SELECT 1 AS a").await.unwrap();
+    for (name, sql) in [("orders", "CREATE VIEW datafusion.public.orders AS SELECT 13 AS a"), ("s", "CREATE SCHEMA s")]
+    {
+        // Refused or without effect on others, either is fine.
+        let _ = run(&one, sql).await;
+        let other = ServerSession::open(&url, NO_SETTINGS).await.unwrap();
+        assert!(run(&other, &format!("SELECT * FROM {name}")).await.is_err(), "{sql}");
+    }
+    run(&one, "SELECT * FROM own.mine.here").await.unwrap();
+}
+
+/// Listings are kept by name and path; those of another session may be of another time, or of another store.
+#[tokio::test]
+async fn no_session_reads_listings_of_another_one() {
+    let (_scheduler, url) = serve(SchedulerBuilder::new()).await;
+    let _executor = executor(&url).await;
+    let folder = tempfile::tempdir().unwrap();
+    let create = format!("CREATE EXTERNAL TABLE t (a BIGINT) STORED AS CSV LOCATION '{}/'", folder.path().display());
+    for files in 1..=3 {
+        std::fs::write(folder.path().join(format!("{files}.csv")), "a\n1\n").unwrap();
+        let session = ServerSession::open(&url, NO_SETTINGS).await.unwrap();
+        run(&session, &create).await.unwrap();
+        let counted = run(&session, "SELECT count(*) AS n FROM t").await.unwrap();
+        assert!(lines(&counted, true).iter().any(|line| line.contains(&format!("| {files} |"))), "{counted:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_statement_that_is_too_long_is_refused_and_the_scheduler_goes_on() {
+    let (_scheduler, url) = serve(SchedulerBuilder::new()).await;
+    let _executor = executor(&url).await;
+    let session = ServerSession::open(&url, NO_SETTINGS).await.unwrap();
+    let long = format!("SELECT {}", vec!["1"; 200_000].join("+"));
+    let error = run(&session, &long).await.unwrap_err();
+    assert!(class(&error) == Some(ErrorClass::User) && error.to_string().contains("KiB"), "{error}");
+    let other = ServerSession::open(&url, NO_SETTINGS).await.unwrap();
+    assert_eq!(run(&other, "SELECT 1 AS a").await.unwrap()[0].num_rows(), 1);
+}

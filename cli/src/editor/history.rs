@@ -8,11 +8,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use ballista_client::seems_secret;
+
 /// Entries that are kept.
 const ENTRIES: usize = 2000;
-
-/// Parts of the names of options that hold secrets, such as `aws.secret_access_key`.
-const SECRETS: [&str; 6] = ["secret", "token", "account_key", "access_key", "sas_", "password"];
 
 /// Entries, oldest first.
 #[derive(Debug, Default)]
@@ -46,8 +45,7 @@ impl History {
         if entry.is_empty() || text.starts_with(' ') || self.entries.last() == Some(&entry) {
             return;
         }
-        let lower = entry.to_ascii_lowercase();
-        if !SECRETS.iter().any(|secret| lower.contains(secret)) {
+        if !seems_secret(text) {
             // A home that cannot be written to is no reason to stop.
             let _ = self.append(&entry);
         }
@@ -130,8 +128,9 @@ mod tests {
         let path = folder.path().join("history");
         let mut history = History::open(path.clone());
         history.add("SET aws.Secret_Access_Key = 'hush';");
+        history.add("SET gcp.service_account_key = '{\n\"private_key\":\"hush\"}';");
         history.add("SELECT 1;");
-        assert_eq!(history.entries().len(), 2);
+        assert_eq!(history.entries().len(), 3);
         assert_eq!(fs::read_to_string(&path).unwrap(), "SELECT 1;\n");
     }
 

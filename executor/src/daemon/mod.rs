@@ -8,6 +8,7 @@ use std::io::IsTerminal;
 use ballista_executor::{ExecutorError, ExecutorHandle, MemorySize};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 pub use options::Options;
 
@@ -18,6 +19,13 @@ const IO_THREADS: std::ops::RangeInclusive<usize> = 2..=8;
 pub fn run(options: Options) -> Result<(), String> {
     let filter = EnvFilter::try_new(options.log_level())
         .map_err(|error| format!("--log-level {}: {error}", options.log_level()))?;
+    let filter = match filter.max_level_hint() {
+        Some(level) if level <= LevelFilter::INFO => filter,
+        _ => ballista_plan::stores::options::QUIET_LOGS
+            .iter()
+            .filter_map(|directive| directive.parse().ok())
+            .fold(filter, EnvFilter::add_directive),
+    };
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

@@ -16,7 +16,9 @@
 //! *Invariant:* the value of a secret option is in no text that is made here: neither in `Debug`, nor in an error, nor
 //! in a setting that is shown.
 //!
-//! *Invariant:* what a process has in its environment is never sent to an endpoint that another one has named.
+//! *Invariant:* what a process has of its own (environment, files, the identity of its machine) is neither opened nor sent
+//! anywhere by the word of another one: options of others need complete credentials, or change neither who asks nor whom
+//! ([`StoreOptions`] decides).
 
 mod open;
 pub mod options;

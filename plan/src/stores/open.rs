@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Opens a store. Nothing is sent before it is first used.
 
+use std::fmt::Display;
 use std::sync::Arc;
 
 use datafusion::error::{DataFusionError, Result};
@@ -15,45 +16,41 @@ use super::options::{Provider, StoreOptions};
 
 /// Sets every option, and opens. Builders have no trait in common.
 macro_rules! build {
-    ($builder:expr, $options:expr) => {{
+    ($builder:expr, $provider:expr, $url:expr, $options:expr) => {{
         let mut builder = $builder;
         for (key, value) in $options.iter() {
-            let key = key.parse().map_err(|error| invalid_option(key, &error))?;
-            builder = builder.with_config(key, value);
+            let parsed = $provider.parse(key).ok_or_else(|| cannot_open($url, &format!("no option {key}")))?;
+            builder = builder.with_config(parsed, value);
         }
-        Arc::new(builder.build()?)
+        Arc::new(builder.build().map_err(|error| cannot_open($url, &error))?)
     }};
 }
 
-/// The store at `url`. What `options` leave open is taken from the environment: credentials only if `options` do not
-/// name an endpoint, unless they are the word of this process (`own`).
+/// The store at `url`. What `options` leave open is taken from the environment, if they are the word of this process
+/// (`own`), or change neither who asks nor whom.
 pub(super) fn open(provider: Provider, url: &Url, options: &StoreOptions, own: bool) -> Result<Arc<dyn ObjectStore>> {
-    let environment = !options.identify() && (own || !options.redirect());
-    if !environment && !options.identify() && provider != Provider::Http {
-        let prefix = provider.prefix();
-        return Err(DataFusionError::Configuration(format!(
-            "options of {} name an endpoint but no credentials; executors use their own at their own endpoint only. Give \
-             credentials beside the endpoint, or {prefix}.skip_signature = 'true'",
-            shown(url)
-        )));
-    }
+    let alone = !own && options.stand_alone(provider)?;
+    let options = match alone {
+        true => options.clone(),
+        false => StoreOptions::from_environment(provider).overlaid(provider, options),
+    };
     let text = shown(url);
     Ok(match provider {
-        Provider::Aws if environment => build!(AmazonS3Builder::from_env().with_url(text), options),
-        Provider::Aws => build!(AmazonS3Builder::new().with_url(text), options),
+        Provider::Aws => build!(AmazonS3Builder::new().with_url(text), provider, url, options),
         Provider::Gcp => {
             // The builder knows one of the two names of the scheme.
             let text = text.replacen("gcs://", "gs://", 1);
-            let builder =
-                if environment { GoogleCloudStorageBuilder::from_env() } else { GoogleCloudStorageBuilder::new() };
-            build!(builder.with_url(text), options)
+            build!(GoogleCloudStorageBuilder::new().with_url(text), provider, url, options)
         }
-        Provider::Azure if environment => build!(MicrosoftAzureBuilder::from_env().with_url(text), options),
-        Provider::Azure => build!(MicrosoftAzureBuilder::new().with_url(text), options),
+        Provider::Azure => build!(MicrosoftAzureBuilder::new().with_url(text), provider, url, options),
+        Provider::Http if !url.username().is_empty() || url.password().is_some() => {
+            return Err(cannot_open(url, &"users and passwords in URLs are not supported"));
+        }
         Provider::Http => {
             // Whoever writes `http://` has allowed it.
             let plain = if url.scheme() == "http" { "true" } else { "false" };
-            build!(HttpBuilder::new().with_url(text).with_config(ClientConfigKey::AllowHttp, plain), options)
+            let builder = HttpBuilder::new().with_url(text).with_config(ClientConfigKey::AllowHttp, plain);
+            build!(builder, provider, url, options)
         }
     })
 }
@@ -66,6 +63,6 @@ pub(super) fn shown(url: &Url) -> String {
     url[..Position::BeforePath].to_owned()
 }
 
-fn invalid_option(key: &str, error: &object_store::Error) -> DataFusionError {
-    DataFusionError::Configuration(format!("option {key} of an object store: {error}"))
+fn cannot_open(url: &Url, reason: &dyn Display) -> DataFusionError {
+    DataFusionError::Configuration(format!("the object store {} cannot be opened: {reason}", shown(url)))
 }

@@ -38,7 +38,7 @@ macro_rules! namespace {
             }
 
             fn set(&mut self, key: &str, value: &str) -> Result<()> {
-                self.0.set($provider, &key.to_ascii_lowercase(), value)
+                self.0.set($provider, key, value)
             }
 
             fn entries(&self) -> Vec<ConfigEntry> {
@@ -56,9 +56,9 @@ namespace!(HttpSettings, "http", Provider::Http, "The namespace `http`.");
 /// Only what was set, secrets hidden.
 fn entries(stores: &Stores, provider: Provider) -> Vec<ConfigEntry> {
     let options = stores.settings(provider);
-    let entry = |(key, value): (&str, &str)| ConfigEntry {
+    let entry = |(key, value): (&str, String)| ConfigEntry {
         key: format!("{}.{key}", provider.prefix()),
-        value: Some(value.to_owned()),
+        value: Some(value),
         description: "Option of object stores",
     };
     options.shown().map(entry).collect()

@@ -14,6 +14,7 @@ use clap::Parser;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 use self::options::{Options, Settings};
 use crate::builder::SchedulerBuilder;
@@ -35,6 +36,13 @@ fn start() -> Result<()> {
     let settings = Options::parse().settings()?;
     let filter = EnvFilter::try_new(&settings.log_level)
         .map_err(|error| SchedulerError::Config(format!("log level \"{}\": {error}", settings.log_level)))?;
+    let filter = match filter.max_level_hint() {
+        Some(level) if level <= LevelFilter::INFO => filter,
+        _ => ballista_plan::stores::options::QUIET_LOGS
+            .iter()
+            .filter_map(|directive| directive.parse().ok())
+            .fold(filter, EnvFilter::add_directive),
+    };
     let colours = std::io::stderr().is_terminal();
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use ballista_client::Cluster;
 use ballista_client::endpoint::client_over;
-use ballista_core::{ExecutorId, Incarnation};
+use ballista_core::{ClassifiedError, ErrorClass, ExecutorId, Incarnation};
 use ballista_exchange::{Connector, ExecutorAddress, LocalConnector, TcpConnector, classify};
 use ballista_proto as proto;
 use datafusion::error::DataFusionError;
@@ -46,8 +46,11 @@ use crate::service::SchedulerServer;
 use crate::session::SessionProvider;
 use crate::shell::message::ShellHandle;
 
-/// Address space for one thread; memory is used only as deep as plans, which are walked recursively.
-const STACK_BYTES: usize = 64 << 20;
+/// Address space for one thread; memory is used only as deep as statements and plans, which are walked recursively.
+const STACK_BYTES: usize = 1 << 30;
+
+/// Longest SQL text. One of operators only, each a level of the plan, still fits the stack.
+const SQL_BYTES: usize = 128 << 10;
 
 /// Name of this scheduler among in-memory servers.
 const HOST: &str = "scheduler";
@@ -135,6 +138,13 @@ impl SqlSessions {
 
     /// Runs a statement of the session `id`.
     pub(crate) fn execute(&self, id: &str, statement: Statement) -> Result<Events> {
+        if let Statement::Sql(text) = &statement
+            && text.len() > SQL_BYTES
+        {
+            let (kib, limit) = (text.len() >> 10, SQL_BYTES >> 10);
+            let message = format!("a statement of {kib} KiB; a session on the scheduler takes up to {limit} KiB");
+            return Err(SchedulerError::Session(ClassifiedError::new(ErrorClass::User, message)));
+        }
         let session = self.table.use_session(id, Instant::now())?;
         Ok(statement::run(session, statement, self.shell.clone(), self.threads()?))
     }

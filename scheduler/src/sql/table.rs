@@ -62,7 +62,9 @@ impl SessionTable {
 
     /// Forgets a session; whether there was one. Its statements go on.
     pub(super) fn remove(&self, id: &str) -> bool {
-        self.open.lock().remove(id).is_some()
+        // Dropped outside of the lock.
+        let removed = self.open.lock().remove(id);
+        removed.is_some()
     }
 
     /// Forgets the sessions whose time is up.
