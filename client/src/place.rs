@@ -106,14 +106,26 @@ pub(crate) enum Placed {
 /// Divides `plan` between client and cluster. An error if it cannot be divided.
 pub(crate) fn place(plan: &Arc<dyn ExecutionPlan>, codec: &PlanCodec, ship: &dyn Ship) -> Result<Placed, Unshippable> {
     let root = Part::new(plan, codec);
-    let placed = root.place(ship)?;
+    let division = Division {
+        ship,
+        codec,
+        has_subqueries: plan.exists(|node| Ok(node.is::<ScalarSubqueryExec>())).unwrap_or(true),
+    };
+    let placed = root.place(&division)?;
     if find_query(placed.as_ref()).is_some() {
-        check_subqueries(&placed)?;
+        division.check_subqueries(&placed)?;
         return Ok(Placed::Plan(placed));
     }
     let idle = "nothing is computed of it but row by row";
     let nothing = || Unshippable { node: plan.name().to_owned(), reason: idle.to_owned() };
     Ok(Placed::Here(root.first_reason().cloned().unwrap_or_else(nothing)))
+}
+
+/// How a plan is divided.
+struct Division<'a> {
+    ship: &'a dyn Ship,
+    codec: &'a PlanCodec,
+    has_subqueries: bool,
 }
 
 /// A node of a plan and what is below it.
@@ -207,15 +219,15 @@ impl Part {
         Self { node: Arc::clone(node), stays: reason_to_stay(node, codec), region, inputs }
     }
 
-    fn place(&self, ship: &dyn Ship) -> Result<Arc<dyn ExecutionPlan>, Unshippable> {
+    fn place(&self, division: &Division<'_>) -> Result<Arc<dyn ExecutionPlan>, Unshippable> {
         if self.stays.is_none() && self.region.is_worthwhile() {
             let mut uploads = vec![];
             let region = self.region(&mut uploads)?;
-            check_subqueries(&region)?;
-            let uploads = uploads.into_iter().map(|upload| upload.place(ship)).collect::<Result<_, _>>()?;
-            return ship.ship(&region, uploads);
+            division.check_subqueries(&region)?;
+            let uploads = uploads.into_iter().map(|upload| upload.place(division)).collect::<Result<_, _>>()?;
+            return division.ship.ship(&region, uploads);
         }
-        let inputs = self.inputs.iter().map(|input| input.place(ship)).collect::<Result<_, _>>()?;
+        let inputs = self.inputs.iter().map(|input| input.place(division)).collect::<Result<_, _>>()?;
         self.over(inputs)
     }
 
@@ -258,41 +270,54 @@ fn reason_to_stay(node: &Arc<dyn ExecutionPlan>, codec: &PlanCodec) -> Option<Un
     codec.check_node(node).err().map(|error| Unshippable::new(node.name(), &error))
 }
 
-/// An error if an expression of `plan` reads the value of a scalar subquery that is not part of the plan. What is below
-/// a query of the cluster is a plan by itself.
-fn check_subqueries(plan: &Arc<dyn ExecutionPlan>) -> Result<(), Unshippable> {
-    match reads_unknown_value(plan, false) {
-        Ok(false) => Ok(()),
-        Ok(true) => {
-            let reason = "a scalar subquery and its readers would run in two places".to_owned();
-            Err(Unshippable { node: plan.name().to_owned(), reason })
+impl Division<'_> {
+    /// An error if an expression of `plan` reads the value of a scalar subquery that is not part of the plan, or may do
+    /// so. What is below a query of the cluster is a plan by itself.
+    fn check_subqueries(&self, plan: &Arc<dyn ExecutionPlan>) -> Result<(), Unshippable> {
+        if !self.has_subqueries {
+            return Ok(());
         }
-        Err(error) => Err(Unshippable::new(plan.name(), &error)),
+        match self.reads_unknown_value(plan, false) {
+            Ok(false) => Ok(()),
+            Ok(true) => {
+                let reason = "a scalar subquery and its readers would run in two places".to_owned();
+                Err(Unshippable { node: plan.name().to_owned(), reason })
+            }
+            Err(error) => Err(Unshippable::new(plan.name(), &error)),
+        }
     }
-}
 
-fn reads_unknown_value(plan: &Arc<dyn ExecutionPlan>, is_known: bool) -> Result<bool> {
-    if let Some(subqueries) = plan.downcast_ref::<ScalarSubqueryExec>() {
-        if reads_unknown_value(subqueries.input(), true)? {
+    fn reads_unknown_value(&self, plan: &Arc<dyn ExecutionPlan>, is_known: bool) -> Result<bool> {
+        if let Some(subqueries) = plan.downcast_ref::<ScalarSubqueryExec>() {
+            if self.reads_unknown_value(subqueries.input(), true)? {
+                return Ok(true);
+            }
+            for link in subqueries.subqueries() {
+                if self.reads_unknown_value(&link.plan, false)? {
+                    return Ok(true);
+                }
+            }
+            return Ok(false);
+        }
+        if !is_known && (self.hides_expressions(plan) || reads_value(plan)?) {
             return Ok(true);
         }
-        for link in subqueries.subqueries() {
-            if reads_unknown_value(&link.plan, false)? {
+        let is_known = is_known && !plan.is::<DistributedQueryExec>();
+        for child in plan.children() {
+            if self.reads_unknown_value(child, is_known)? {
                 return Ok(true);
             }
         }
-        return Ok(false);
+        Ok(false)
     }
-    if !is_known && reads_value(plan)? {
-        return Ok(true);
+
+    /// Whether `node` may have other expressions than those that it shows. Filters of windows are such; what can be
+    /// encoded has none.
+    fn hides_expressions(&self, node: &Arc<dyn ExecutionPlan>) -> bool {
+        let has_some =
+            !node.children().is_empty() && !node.is::<RecursiveQueryExec>() && !node.is::<DistributedQueryExec>();
+        has_some && self.codec.check_node(node).is_err()
     }
-    let is_known = is_known && !plan.is::<DistributedQueryExec>();
-    for child in plan.children() {
-        if reads_unknown_value(child, is_known)? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }
 
 fn reads_value(node: &Arc<dyn ExecutionPlan>) -> Result<bool> {

@@ -142,6 +142,25 @@ async fn what_is_not_worth_a_job_runs_in_the_client() {
     assert!(summaries.iter().all(|summary| summary.rows == 7), "{summaries:?}");
 }
 
+/// Of which one is in the client and the other in the cluster, or neither can be parted from the other.
+#[tokio::test]
+async fn scalar_subqueries_and_their_readers() {
+    let pair = pair().await;
+    for sql in [
+        "SELECT name FROM mine WHERE id > (SELECT avg(id) FROM t)",
+        "SELECT count(*), max(name) FROM t WHERE id > (SELECT avg(id) FROM mine)",
+        "SELECT count(*) FROM mine JOIN t USING (id) WHERE t.v > (SELECT avg(id) FROM mine WHERE id > (SELECT min(k) FROM t))",
+    ] {
+        pair.check(sql).await;
+    }
+    let sql = "SELECT max(c) FROM (SELECT count(*) FILTER (WHERE id > (SELECT avg(id) FROM t)) OVER (PARTITION BY k) AS c \
+               FROM t) w JOIN t ON t.id = w.c";
+    let expected = lines(&pair.plain.sql(sql).await.unwrap().collect().await.unwrap(), false);
+    for (name, context) in &pair.sessions {
+        assert_eq!(lines(&run(context, sql).await.unwrap().0, false), expected, "{name}");
+    }
+}
+
 #[tokio::test]
 async fn recursive_queries_are_joined_with_files_in_the_cluster() {
     let pair = pair().await;
