@@ -76,10 +76,10 @@ struct NamingFactory {
 #[async_trait]
 impl TableProviderFactory for NamingFactory {
     async fn create(&self, session: &dyn Session, command: &CreateExternalTable) -> Result<Arc<dyn TableProvider>> {
-        let Some((stores, options, others)) = split(session.config_options(), &command.options)? else {
+        let Some(Split { stores, of_stores, others }) = split(session.config_options(), &command.options)? else {
             return self.inner.create(session, command).await;
         };
-        let named = command.locations.iter().map(|location| name(stores, location, &options));
+        let named = command.locations.iter().map(|location| name(stores, location, &of_stores));
         let named = named.collect::<Result<Vec<_>>>()?;
         let definition = command.definition.clone().map(|text| redacted(text, &command.options));
         let command = CreateExternalTable { options: others, definition, ..command.clone() };
@@ -91,11 +91,15 @@ impl TableProviderFactory for NamingFactory {
 
 type Options = HashMap<Provider, StoreOptions>;
 
-/// Options of stores, and the others; `None` if there are none of stores.
-fn split<'a>(
-    config: &'a ConfigOptions,
-    options: &HashMap<String, String>,
-) -> Result<Option<(&'a Stores, Options, HashMap<String, String>)>> {
+/// Options of a statement, those of stores apart.
+struct Split<'a> {
+    stores: &'a Stores,
+    of_stores: Options,
+    others: HashMap<String, String>,
+}
+
+/// Divides `options`; `None` if there are none of stores.
+fn split<'a>(config: &'a ConfigOptions, options: &HashMap<String, String>) -> Result<Option<Split<'a>>> {
     let Some(stores) = stores_of(config).map(AsRef::as_ref) else { return Ok(None) };
     let (mut of_stores, mut others) = (Options::new(), HashMap::new());
     for (key, value) in options {
@@ -106,7 +110,7 @@ fn split<'a>(
             }
         }
     }
-    Ok((!of_stores.is_empty()).then_some((stores, of_stores, others)))
+    Ok((!of_stores.is_empty()).then_some(Split { stores, of_stores, others }))
 }
 
 /// Opens the store of `location` with the options of its provider, if there are any.
@@ -128,8 +132,8 @@ pub(crate) struct Target<'a> {
 pub(crate) fn target_of<'a>(logical: &LogicalPlan, config: &'a ConfigOptions) -> Result<Option<Target<'a>>> {
     Ok(match logical {
         LogicalPlan::Copy(copy) => {
-            let Some((stores, options, others)) = split(config, &copy.options)? else { return Ok(None) };
-            let store = name(stores, &copy.output_url, &options)?;
+            let Some(Split { stores, of_stores, others }) = split(config, &copy.options)? else { return Ok(None) };
+            let store = name(stores, &copy.output_url, &of_stores)?;
             let mut copy = copy.clone();
             copy.options = others;
             Some(Target { plan: LogicalPlan::Copy(copy), store })

@@ -226,7 +226,8 @@ pub fn with_spark_functions(state: SessionState) -> Result<SessionState> {
     Ok(state)
 }
 
-#[cfg(all(test, feature = "spark-compat"))]
+#[cfg(test)]
+#[cfg(feature = "spark-compat")]
 mod tests {
     use datafusion::execution::FunctionRegistry as _;
     use datafusion::logical_expr::{ColumnarValue, Volatility, create_udf};

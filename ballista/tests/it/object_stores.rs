@@ -243,7 +243,7 @@ async fn credentials_serve_one_job() {
 
     // The client of the other session may read, but has no options that could be passed on.
     let url = Url::parse("s3://data").unwrap();
-    other.register_object_store(&url, one.runtime_env().object_store(&url_of(&url)).unwrap());
+    other.register_object_store(&url, one.runtime_env().object_store(url_of(&url)).unwrap());
     other.register_parquet("t", "s3://data/source/", Default::default()).await.unwrap();
     let error = run(&other, "SELECT k, count(*) FROM t GROUP BY k").await.unwrap_err().to_string();
     assert!(error.contains("object store"), "{error}");

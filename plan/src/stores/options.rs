@@ -160,7 +160,7 @@ impl Provider {
 
     /// Options that a process takes from others beside complete credentials. The rest names files and services of the
     /// process itself.
-    fn from_others(self) -> &'static [&'static str] {
+    fn taken_from_others(self) -> &'static [&'static str] {
         match self {
             Self::Aws => &["session_token", "endpoint", "endpoint_url_s3", "proxy_url", "proxy_ca_certificate"],
             Self::Gcp => &["base_url", "proxy_url", "proxy_ca_certificate"],
@@ -302,7 +302,7 @@ impl StoreOptions {
         let others: Vec<_> = self.iter().filter(|option| !looks_right(option)).map(|(key, _)| key).collect();
         let prefix = provider.prefix();
         if let Some(complete) = complete {
-            let allowed = |key: &&str| complete.contains(key) || provider.from_others().contains(key);
+            let allowed = |key: &&str| complete.contains(key) || provider.taken_from_others().contains(key);
             return match others.iter().find(|key| !allowed(key)) {
                 None => Ok(true),
                 Some(key) => Err(DataFusionError::Configuration(format!(
@@ -471,7 +471,7 @@ mod tests {
     fn every_option_has_one_name_that_can_be_said() {
         for provider in Provider::ALL {
             let named = provider.credentials().iter().copied().flatten().chain(provider.identity());
-            for key in named.chain(provider.from_others()) {
+            for key in named.chain(provider.taken_from_others()) {
                 assert_eq!(provider.canonical(key).as_deref(), Some(*key), "{provider:?}");
             }
         }
