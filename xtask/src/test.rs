@@ -2,9 +2,10 @@
 //! `cargo xtask test`: everything that a change must pass, cheapest first; the first failure ends it.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 
@@ -13,6 +14,9 @@ use crate::{cargo, process, slt};
 
 /// Where the examples of remote sessions expect a scheduler.
 const EXAMPLE_PORT: u16 = 50050;
+
+/// How long somebody else may have it: two minutes is what a closed connection keeps it at most.
+const PORT_WAIT: Duration = Duration::from_secs(150);
 
 /// Checks formatting and lints (if cargo has rustfmt and clippy), runs the tests of all crates, the sqllogictests and
 /// the examples.
@@ -94,8 +98,21 @@ fn run_examples() -> Result<(), String> {
     }
     let daemons = cargo::build(&["ballista-scheduler", "ballista-executor"])?;
     let shape = Shape { executors: 2, slots: 1, memory: None, executor_arg: Vec::new() };
+    wait_for_port(EXAMPLE_PORT)?;
     let cluster = Cluster::start(&shape, &daemons, Some(EXAMPLE_PORT))?;
     cluster.run(|_| remote.iter().try_for_each(|name| run_example(&binaries, name)))
+}
+
+/// The port is among those that the system gives to connections, of which the tests have made many.
+fn wait_for_port(port: u16) -> Result<(), String> {
+    let start = Instant::now();
+    loop {
+        match TcpListener::bind(("127.0.0.1", port)) {
+            Ok(_) => return Ok(()),
+            Err(error) if start.elapsed() > PORT_WAIT => return Err(format!("port {port}: {error}")),
+            Err(_) => process::tick()?,
+        }
+    }
 }
 
 fn run_example(binaries: &Path, name: &str) -> Result<(), String> {
