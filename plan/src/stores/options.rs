@@ -453,7 +453,7 @@ mod tests {
             (Azure, vec![("authority_host", "http://evil")]),
             (Azure, vec![("account_name", "x@evil/")]),
             (Gcp, vec![("service_account", "/etc/passwd"), ("base_url", "http://evil")]),
-            (Gcp, vec![("application_credentials", "/root/key.json")]),
+            (Gcp, vec![("application_credentials", "/etc/key.json")]),
             (Gcp, vec![("skip_signature", "false"), ("base_url", "http://evil")]),
         ] {
             assert!(options(provider, &pairs).stand_alone(provider).is_err(), "{pairs:?}");
