@@ -12,12 +12,16 @@ use std::sync::Arc;
 use ballista_core::StageId;
 use ballista_plan::reader::ShuffleReaderExec;
 use ballista_plan::slice::{coalesce_leaves, file_scan};
+use ballista_plan::write::WriteExec;
 use datafusion::error::Result;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, PartitionMode};
 
 /// Less than this is not worth a partition of its own.
 const MIN_PARTITION_BYTES: u64 = 1 << 20;
+
+/// Scans that write files are not divided into smaller partitions than this, but for having one for every slot.
+const MIN_WRITE_BYTES: u64 = 1 << 30;
 
 /// What parallelism depends on.
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +46,9 @@ pub fn set_parallelism(
     let target = if builds_tables(plan) {
         parallelism.slots
     } else {
-        let wanted = scanned_bytes(plan).div_ceil(parallelism.scan_bytes.max(1)) as usize;
+        // Every partition writes files of its own, so partitions that write are larger.
+        let least = if WriteExec::is_in(plan) { MIN_WRITE_BYTES } else { 1 };
+        let wanted = scanned_bytes(plan).div_ceil(parallelism.scan_bytes.max(least)) as usize;
         wanted.next_multiple_of(parallelism.slots.max(1)).max(parallelism.slots)
     };
     coalesce_leaves(plan, target, ranges.as_deref())
