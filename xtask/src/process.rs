@@ -136,6 +136,7 @@ impl Daemon {
         let errors_to = File::create(&log).map_err(cannot)?;
         let output_to = File::create(&output).map_err(cannot)?;
         let mut command = Command::new(program);
+        command.current_dir(crate::cargo::workspace());
         command.args(arguments).stdin(Stdio::null()).stdout(output_to).stderr(errors_to).process_group(0);
         end_with_parent(&mut command);
         let child = command.spawn().map_err(cannot)?;

@@ -40,3 +40,28 @@ async fn examples_of_the_sql_page_run() {
         assert!(statements > 15, "{statements}");
     }
 }
+
+/// The Rust examples of the pages are parts of the programs in `examples/`, which `cargo xtask test` runs.
+#[test]
+fn rust_examples_are_those_that_run() {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let lines = |text: &str| -> String {
+        text.lines().map(str::trim).filter(|line| !line.is_empty()).flat_map(|line| [line, "\n"]).collect()
+    };
+    let programs: Vec<String> = std::fs::read_dir(workspace.join("examples"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .map(|path| lines(&std::fs::read_to_string(path).unwrap()))
+        .collect();
+    let mut examples = 0;
+    for page in ["README.md", "docs/sql.md", "docs/cli.md", "docs/configuration.md", "docs/architecture.md"] {
+        let text = std::fs::read_to_string(workspace.join(page)).unwrap();
+        for block in text.split("```rust\n").skip(1) {
+            let block = lines(block.split("```").next().unwrap());
+            assert!(programs.iter().any(|program| program.contains(&block)), "{page}: no program has\n{block}");
+            examples += 1;
+        }
+    }
+    assert!(examples > 4, "{examples}");
+}
