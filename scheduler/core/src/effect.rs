@@ -32,7 +32,8 @@ pub enum Effect {
         /// How many of the executor's slots it holds.
         slots: u32,
     },
-    /// Stop a task and discard its output. Its slots stay held until the executor reports that it ended.
+    /// Stop a task and discard its output, also if it has ended meanwhile. Its slots stay held until the executor
+    /// reports that it ended.
     CancelTask {
         /// The task attempt.
         task: TaskKey,
@@ -41,7 +42,8 @@ pub enum Effect {
         /// The executor's life.
         incarnation: Incarnation,
     },
-    /// Tell the client to read the result of a final-stage task: once per task, at its first rows or its end.
+    /// Tell the client to read the result of a final-stage task: once per attempt, at its first rows or its end. A
+    /// later attempt of a task takes the place of an earlier one.
     StreamReady {
         /// The task attempt.
         task: TaskKey,
@@ -60,15 +62,50 @@ pub enum Effect {
         /// The executor's life.
         incarnation: Incarnation,
     },
-    /// All consumers of the stage are finished: its outputs may go. Comes again for one executor if a task that was
-    /// being cancelled ended with an output after all.
-    FreeStage {
+    /// All known consumers of the stage are finished. Its outputs are wanted again only if others are lost: they may go
+    /// when room is short.
+    ReleaseStage {
         /// The job.
         job: JobId,
         /// The stage.
         stage: StageId,
         /// Who may hold something of it.
         executors: Vec<(ExecutorId, Incarnation)>,
+    },
+    /// All outputs of the stage are void, and whatever its tasks still write: it runs again as a whole, or never.
+    ResetStage {
+        /// The job.
+        job: JobId,
+        /// The stage.
+        stage: StageId,
+        /// It will not run again.
+        for_good: bool,
+        /// Who may hold something of it.
+        executors: Vec<(ExecutorId, Incarnation)>,
+    },
+    /// The outputs of the stage on this executor do not count any more, because the executor or the outputs are gone.
+    OutputsLost {
+        /// The job.
+        job: JobId,
+        /// The stage.
+        stage: StageId,
+        /// Who held them.
+        executor: ExecutorId,
+        /// The holder's life.
+        incarnation: Incarnation,
+    },
+    /// A stage of which outputs were lost is complete again. The planner knows it already; whoever reads it from now on
+    /// finds the outputs here.
+    OutputsMoved {
+        /// The job.
+        job: JobId,
+        /// The stage, and where its outputs are.
+        finished: StageFinished,
+    },
+    /// Parts of the results were lost after `JobFinished`: the job runs again to replace them.
+    JobResumed {
+        /// The job.
+        job: JobId,
     },
     /// The job is over for everybody: all that is held for it may go, here and on these executors. Comes again for one
     /// executor if a task that was being cancelled ended with an output after all.
@@ -110,7 +147,7 @@ pub enum Effect {
 pub enum PlanReason {
     /// The job is new.
     Submitted,
-    /// A stage has finished. Comes once for every stage but the final one.
+    /// A stage has finished. Comes once for every stage but the final one, however often it has to run again.
     Finished(StageFinished),
     /// The job was planned as one task, which ran out of memory: forget that plan, and spread the work. Comes at most
     /// once. New stages need new numbers.

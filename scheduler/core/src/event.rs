@@ -31,7 +31,8 @@ pub enum Event {
         /// Its life.
         incarnation: Incarnation,
     },
-    /// An executor is gone for good: its stream closed or its lease expired. This incarnation may never come back.
+    /// An executor is gone for good: its stream closed or its lease expired. This incarnation may never come back. Its
+    /// tasks run again elsewhere, and so do those whose outputs it held, as far as they are still wanted.
     ExecutorLost {
         /// The executor.
         executor: ExecutorId,
@@ -82,6 +83,8 @@ pub enum Event {
         incarnation: Incarnation,
         /// What it produced.
         output: OutputStats,
+        /// All of it came with the status: the executor need not be there for it. Counts for results only.
+        delivered: bool,
     },
     /// A task ended without an output; also the confirmation of a cancelled task.
     TaskFailed {
@@ -93,6 +96,8 @@ pub enum Event {
         incarnation: Incarnation,
         /// Why.
         error: ClassifiedError,
+        /// The input that could not be read, if that was it and it is known.
+        input: Option<UnreadInput>,
     },
     /// A task of the final stage has rows ready: the client may connect. Ignored for other stages.
     TaskStreaming {
@@ -137,8 +142,22 @@ pub enum Event {
         /// The job.
         job: JobId,
     },
-    /// Time passes: executors whose lease expired are lost.
+    /// Time passes: executors whose lease expired are lost, tasks that waited for their time run again, late ones get a
+    /// second attempt.
     Tick,
+}
+
+/// Outputs that a task could not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadInput {
+    /// The stage that wrote them.
+    pub stage: StageId,
+    /// Who should hold them.
+    pub executor: ExecutorId,
+    /// The holder's life.
+    pub incarnation: Incarnation,
+    /// They are gone or damaged, as their holder or a checksum says. Otherwise nobody answered.
+    pub gone: bool,
 }
 
 /// A stage as the planner hands it over.
@@ -158,6 +177,12 @@ pub struct StageSpec {
     pub is_final: bool,
     /// Its tasks wrote something that is published when all of them are finished. Final stages only.
     pub commits: bool,
+    /// Its outputs are kept for other jobs after this one has finished; if they are lost then, the job fails. Final
+    /// stages only.
+    pub is_kept: bool,
+    /// A task that runs again gives the same rows in the same buckets. Otherwise outputs of two attempts are never
+    /// mixed: if some are lost after somebody read others, the whole stage runs again, and its readers with it.
+    pub deterministic: bool,
     /// For each partition the executors that hold input of it, with bytes. May be empty or shorter than the stage;
     /// keep it to the few largest holders per partition.
     pub preferred: Vec<Vec<(ExecutorId, u64)>>,

@@ -8,6 +8,7 @@ use ballista_core::{ExecutorId, Incarnation, TaskKey};
 use crate::event::Instant64;
 use crate::free::FreeIndex;
 use crate::job::JobSeq;
+use crate::state::Limits;
 
 /// One incarnation of one executor while it is connected; never used again. Whoever keeps a `Life` need not ask for
 /// incarnations: if it is found, it is the same process.
@@ -50,6 +51,10 @@ pub(crate) struct Executor {
     pub(crate) incarnation: Incarnation,
     /// Takes no new tasks.
     pub(crate) draining: bool,
+    /// Takes no new tasks until then, because too much failed here.
+    pub(crate) probation: Option<Instant64>,
+    /// When something failed here, latest last.
+    pub(crate) strikes: VecDeque<Instant64>,
     /// When it was last heard of.
     pub(crate) last_seen: Instant64,
     /// Slots by pool.
@@ -58,7 +63,7 @@ pub(crate) struct Executor {
     pub(crate) used: [u32; 2],
     /// Every task that holds slots here, cancelled ones included.
     pub(crate) running: BTreeMap<TaskKey, Held>,
-    /// For each job the number of its running tasks and unconsumed outputs here: who fails if this executor is lost.
+    /// For each job the number of its running tasks and unconsumed outputs here: whom the loss of this executor costs.
     pub(crate) needed: BTreeMap<JobSeq, u32>,
     /// Free slots by pool as the indexes have them.
     listed: [u32; 2],
@@ -67,7 +72,12 @@ pub(crate) struct Executor {
 impl Executor {
     /// Slots that a new task may take.
     pub(crate) fn free(&self, pool: Pool) -> u32 {
-        if self.draining { 0 } else { self.total[pool as usize] - self.used[pool as usize] }
+        if self.takes_tasks() { self.total[pool as usize] - self.used[pool as usize] } else { 0 }
+    }
+
+    /// Whether new tasks may be launched here.
+    pub(crate) fn takes_tasks(&self) -> bool {
+        !self.draining && self.probation.is_none()
     }
 
     /// How it is addressed.
@@ -84,6 +94,7 @@ pub(crate) struct Executors {
     by_id: BTreeMap<ExecutorId, Life>,
     free: [FreeIndex; 2],
     leases: BTreeSet<(Instant64, Life)>,
+    probations: BTreeSet<(Instant64, Life)>,
     fenced: BTreeSet<(ExecutorId, Incarnation)>,
     fenced_order: VecDeque<(ExecutorId, Incarnation)>,
     next: u64,
@@ -98,6 +109,8 @@ impl Executors {
             id: id.clone(),
             incarnation,
             draining: false,
+            probation: None,
+            strikes: VecDeque::new(),
             last_seen: now,
             total,
             used: [0; 2],
@@ -117,6 +130,7 @@ impl Executors {
         let executor = self.lives.remove(&life)?;
         self.by_id.remove(&executor.id);
         self.leases.remove(&(executor.last_seen, life));
+        self.probations.retain(|(_, other)| *other != life);
         for pool in Pool::ALL {
             self.free[pool as usize].set(life, executor.listed[pool as usize], 0);
         }
@@ -229,6 +243,47 @@ impl Executors {
         let address = executor.address();
         self.unneed(life, job);
         Some(address)
+    }
+
+    /// A job needs one thing more of an executor: an output is read again.
+    pub(crate) fn need(&mut self, life: Life, job: JobSeq) {
+        if let Some(executor) = self.lives.get_mut(&life) {
+            *executor.needed.entry(job).or_insert(0) += 1;
+        }
+    }
+
+    /// Notes that something failed on an executor through no fault of a query. Too many such failures in a short time put
+    /// it on probation, unless it is the only one that takes tasks.
+    pub(crate) fn strike(&mut self, life: Life, now: Instant64, limits: &Limits) {
+        let others = self.lives.iter().any(|(other, executor)| *other != life && executor.takes_tasks());
+        let Some(executor) = self.lives.get_mut(&life) else { return };
+        let is_old = |strike: &Instant64| strike.0.saturating_add(limits.strike_window_millis) < now.0;
+        while executor.strikes.front().is_some_and(is_old) {
+            executor.strikes.pop_front();
+        }
+        executor.strikes.push_back(now);
+        if others && executor.takes_tasks() && executor.strikes.len() >= limits.max_strikes {
+            executor.strikes.clear();
+            let end = Instant64(now.0.saturating_add(limits.probation_millis));
+            executor.probation = Some(end);
+            self.probations.insert((end, life));
+            self.relist(life);
+        }
+    }
+
+    /// Ends the probations that are over, and all of them if nobody else takes tasks.
+    pub(crate) fn end_probations(&mut self, now: Instant64) {
+        let nobody = !self.lives.values().any(Executor::takes_tasks);
+        while let Some((end, life)) = self.probations.first().copied() {
+            if end > now && !nobody {
+                break;
+            }
+            self.probations.pop_first();
+            if let Some(executor) = self.lives.get_mut(&life) {
+                executor.probation = None;
+                self.relist(life);
+            }
+        }
     }
 
     /// A job needs one thing less of an executor: an output was consumed or a task cancelled.

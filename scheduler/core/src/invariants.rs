@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ballista_core::TaskKey;
+use ballista_core::{StageId, TaskKey};
 
 use crate::executors::{Executor, Life, Pool};
 use crate::fair::Waiting;
@@ -111,35 +111,51 @@ fn check_job(seq: JobSeq, job: &Job, claims: &mut Claims) -> Result<(), String> 
 }
 
 fn check_stage(seq: JobSeq, job: &Job, stage: &Stage, claims: &mut Claims) -> Result<(), String> {
-    let mut partitions: Vec<u32> = stage.pending.iter().collect();
-    for (task, running) in &stage.running {
-        ensure!(running.partitions.is_sorted(), "task {task} has unsorted partitions");
-        partitions.extend(&running.partitions);
-        claims.running.insert((running.life, stage.key(&job.id, *task, running.attempt)), seq);
+    let mut partitions: Vec<u32> = stage.pending.iter().chain(stage.skipped.iter()).collect();
+    for (task, record) in &stage.tasks {
+        ensure!(record.partitions.is_sorted(), "task {task} has unsorted partitions");
+        partitions.extend(&record.partitions);
+        let attempts = stage.attempts(*task).count();
+        let places = [&stage.retries, &stage.delayed, &stage.lost].iter().filter(|set| set.contains(task)).count();
+        let places = places + usize::from(attempts > 0) + usize::from(stage.outputs.contains_key(task));
+        ensure!(places == 1 && attempts <= 2, "task {task} is in {places} places and runs {attempts} times");
+    }
+    let known = |task| stage.tasks.contains_key(task);
+    let sets = stage.retries.iter().chain(&stage.delayed).chain(&stage.lost).chain(stage.outputs.keys());
+    ensure!(sets.chain(stage.running.keys().map(|(task, _)| task)).all(known), "an unknown task is somewhere");
+    for ((task, attempt), running) in &stage.running {
+        claims.running.insert((running.life, stage.key(&job.id, *task, *attempt)), seq);
         *claims.needed.entry((running.life, seq)).or_default() += 1;
     }
-    for (task, output) in &stage.outputs {
-        ensure!(!stage.running.contains_key(task), "task {task} runs and succeeded");
-        partitions.extend(&output.partitions);
+    for output in stage.outputs.values().filter(|output| !output.delivered && !stage.released) {
         *claims.needed.entry((output.life, seq)).or_default() += 1;
     }
     let found = partitions.len();
     partitions.sort_unstable();
     partitions.dedup();
     ensure!(partitions.len() == found, "a partition is in two places");
+    ensure!(found == stage.partitions as usize, "{} of {} partitions are lost", stage.partitions as usize - found, stage.partitions);
     ensure!(partitions.last().is_none_or(|last| *last < stage.partitions), "a partition is out of range");
+    let done: usize = stage.outputs.keys().map(|task| stage.partitions_of(*task).len()).sum();
+    ensure!(done == stage.partitions_done as usize, "{done} partitions are done, not {}", stage.partitions_done);
+    let is_open = |id: &StageId| job.stages.get(id).is_some_and(|stage: &Stage| stage.phase == Phase::Open);
     if stage.phase == Phase::Open {
-        let complete = found == stage.partitions as usize || stage.has_enough_rows();
-        ensure!(complete, "{} of {} partitions are lost", stage.partitions as usize - found, stage.partitions);
+        ensure!(stage.wants_nothing_back(), "something is lost or skipped, and it is not wanted");
         ensure!(!stage.is_done(), "it is done and still open");
-        let is_open = |input| job.stages.get(input).is_some_and(|stage: &Stage| stage.phase == Phase::Open);
         let blocked_by = stage.inputs.iter().filter(|input| is_open(input)).count();
         ensure!(blocked_by == stage.blocked_by, "blocked by {}, should be {blocked_by}", stage.blocked_by);
-        let kept = |input: &_| job.stages.get(input).is_some_and(|stage| stage.phase != Phase::Freed);
-        ensure!(stage.inputs.iter().all(kept), "an input was freed too early");
+        let waits = stage.has_waiting() || !stage.delayed.is_empty();
+        let is_there = |input: &StageId| {
+            job.stages.get(input).is_some_and(|input| input.phase == Phase::Open || (input.is_complete() && !input.released))
+        };
+        ensure!(!waits || stage.inputs.iter().all(is_there), "an input is lost and nobody computes it");
     } else {
-        ensure!(stage.pending.is_empty() && stage.running.is_empty(), "it is finished and still runs");
+        let waits = stage.has_waiting() || !stage.delayed.is_empty();
+        ensure!(!waits && stage.running.is_empty(), "it is finished and still runs");
     }
-    ensure!(stage.phase != Phase::Freed || stage.outputs.is_empty(), "it is freed and still has outputs");
+    if job.finished.is_none() {
+        let open = stage.consumers.iter().filter(|consumer| is_open(consumer)).count();
+        ensure!(open == stage.open_consumers, "{open} consumers are open, not {}", stage.open_consumers);
+    }
     Ok(())
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ballista_core::{JobId, StageId, TaskKey};
+use ballista_core::{ClassifiedError, JobId, StageId, TaskKey};
 
 use crate::event::Instant64;
 use crate::executors::Life;
@@ -34,9 +34,15 @@ pub(crate) struct Job {
     pub(crate) open_stages: usize,
     pub(crate) ready: BTreeSet<StageId>,
     /// Tasks that are publishing what they wrote. Once there is one, the job cannot be cancelled any more.
-    pub(crate) committing: BTreeSet<TaskKey>,
+    pub(crate) committing: BTreeMap<TaskKey, Life>,
     /// While it was publishing.
     pub(crate) client_left: bool,
+    /// Stages that were opened again in this step.
+    pub(crate) reopened: Vec<StageId>,
+    /// Its results were complete before some of them were lost.
+    pub(crate) resumed: bool,
+    /// Why it must end before the step does.
+    pub(crate) doomed: Option<ClassifiedError>,
     pub(crate) slots: u64,
     /// Every executor that ever got a task of it.
     pub(crate) touched: BTreeSet<Life>,
@@ -59,8 +65,11 @@ impl Job {
             final_stage: None,
             open_stages: 0,
             ready: BTreeSet::new(),
-            committing: BTreeSet::new(),
+            committing: BTreeMap::new(),
             client_left: false,
+            reopened: Vec::new(),
+            resumed: false,
+            doomed: None,
             slots: 0,
             touched: BTreeSet::new(),
             submitted,

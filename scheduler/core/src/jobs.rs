@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A job's way from submission to its end.
 //!
-//! A job is a tree of exchanges whose stages are planned as their inputs finish. **The outputs of a stage are freed
-//! when every consumer planned so far is finished**, so a planner that shares a stage between consumers plans the next
-//! one before the last known one is finished; a stage that would read freed outputs fails its job. A stage without
-//! consumers, whose outputs the planner itself read, is freed once planning is complete.
+//! A job is a tree of exchanges whose stages are planned as their inputs finish. **Outputs are kept until the job is
+//! over**, so that what is lost with an executor can be computed again from what is left; when every known consumer of a
+//! stage is finished they are released, which says that they may go first if room is short.
 
 use ballista_core::{ClassifiedError, ErrorClass, JobId, StageId, TaskKey};
 
@@ -36,14 +35,14 @@ impl State {
         out: &mut Vec<Effect>,
     ) {
         let Some(seq) = self.awaiting_plan(id) else { return };
-        match self.add_stages(seq, stages, small, complete) {
+        match self.add_stages(seq, stages, small, complete, out) {
             Err(problem) => {
                 let error = ClassifiedError::new(ErrorClass::Deterministic, format!("invalid plan: {problem}"));
                 self.end_job(seq, JobState::Failed(error), out);
             }
             Ok(()) => {
                 if complete {
-                    self.free_unread_stages(seq, out);
+                    self.release_unread_stages(seq, out);
                 }
                 self.advance(seq, stages.iter().map(|spec| spec.stage).collect(), out);
             }
@@ -73,7 +72,7 @@ impl State {
             job.client_left = true;
             return;
         }
-        let end = if job.finished.is_some() {
+        let end = if job.finished.is_some() || job.resumed {
             JobState::Finished
         } else if job.is_streaming_all() {
             // The client read to the end before the executors' last statuses came in.
@@ -95,7 +94,14 @@ impl State {
     }
 
     /// Adds planned stages and wires them to their inputs. On an error the job must end.
-    fn add_stages(&mut self, seq: JobSeq, specs: &[StageSpec], small: bool, complete: bool) -> Result<(), String> {
+    fn add_stages(
+        &mut self,
+        seq: JobSeq,
+        specs: &[StageSpec],
+        small: bool,
+        complete: bool,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), String> {
         let Some(job) = self.jobs.get_mut(&seq) else { return Ok(()) };
         job.small = small;
         job.complete = complete;
@@ -118,6 +124,10 @@ impl State {
         for spec in specs {
             wire(job, spec.stage)?;
         }
+        for input in specs.iter().flat_map(|spec| &spec.inputs) {
+            self.want_again(seq, *input, out);
+        }
+        let Some(job) = self.jobs.get_mut(&seq) else { return Ok(()) };
         if complete && job.final_stage.is_none() {
             return Err("planning is complete without a final stage".to_string());
         }
@@ -129,13 +139,18 @@ impl State {
 
     /// Looks at stages that may have become ready, satisfied or done, and at all that follows from that.
     pub(crate) fn advance(&mut self, seq: JobSeq, mut due: Vec<StageId>, out: &mut Vec<Effect>) {
-        while let Some(id) = due.pop() {
-            let Some(stage) = self.jobs.get_mut(&seq).and_then(|job| job.stages.get_mut(&id)) else { continue };
-            if stage.phase != Phase::Open || stage.blocked_by > 0 {
+        if let Some(error) = self.jobs.get_mut(&seq).and_then(|job| job.doomed.take()) {
+            self.end_job(seq, JobState::Failed(error), out);
+            return;
+        }
+        while let Some(job) = self.jobs.get_mut(&seq) {
+            let Some(id) = due.pop().or_else(|| job.reopened.pop()) else { break };
+            let Some(stage) = job.stages.get_mut(&id) else { continue };
+            if stage.phase != Phase::Open {
                 continue;
             }
-            if stage.has_enough_rows() {
-                stage.pending.clear();
+            if stage.blocked_by == 0 && stage.has_enough_rows() {
+                stage.skip_waiting();
                 self.cancel_unneeded(seq, id, out);
             }
             let Some(job) = self.jobs.get_mut(&seq) else { continue };
@@ -149,8 +164,15 @@ impl State {
                 continue;
             }
             stage.phase = Phase::Finished;
+            stage.shrunk = false;
             job.open_stages -= 1;
-            if stage.is_final {
+            let (is_final, inputs) = (stage.is_final, stage.inputs.clone());
+            for input in &inputs {
+                if let Some(input) = job.stages.get_mut(input) {
+                    input.open_consumers -= 1;
+                }
+            }
+            if is_final {
                 self.commit(seq, id, out);
             } else {
                 self.finish_stage(seq, id, &mut due, out);
@@ -167,6 +189,7 @@ impl State {
         for (key, life) in stage.running_keys(&job.id) {
             if stage.running(&key).is_some_and(|running| !running.streaming) {
                 stage.take_running(&key);
+                stage.lost.insert(key.task);
                 if let Some((executor, incarnation)) = self.executors.cancel(life, &key) {
                     out.push(Effect::CancelTask { task: key, executor, incarnation });
                 }
@@ -174,39 +197,40 @@ impl State {
         }
     }
 
-    /// Tells the planner of a finished stage, unblocks its consumers and frees its inputs.
+    /// Tells of a finished stage, unblocks its consumers and releases its inputs.
     fn finish_stage(&mut self, seq: JobSeq, id: StageId, due: &mut Vec<StageId>, out: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get_mut(&seq) else { return };
-        let Some(stage) = job.stages.get(&id) else { return };
+        let Some(stage) = job.stages.get_mut(&id) else { return };
         let output = |(task, output): (&_, &crate::stage::Output)| {
             let (executor, incarnation) = self.executors.get(output.life)?.address();
             Some(TaskOutput {
                 task: stage.key(&job.id, *task, output.attempt),
                 executor,
                 incarnation,
-                partitions: output.partitions.clone(),
+                partitions: stage.partitions_of(*task).to_vec(),
                 stats: output.stats,
             })
         };
         let finished = StageFinished { stage: id, outputs: stage.outputs.iter().filter_map(output).collect() };
-        out.push(Effect::Plan { job: job.id.clone(), reason: PlanReason::Finished(finished) });
-        if !job.complete {
-            job.plans_due += 1;
-        }
+        stage.unreachable.clear();
+        let is_known = std::mem::replace(&mut stage.announced, true);
         let (consumers, inputs) = (stage.consumers.clone(), stage.inputs.clone());
+        if is_known {
+            out.push(Effect::OutputsMoved { job: job.id.clone(), finished });
+        } else {
+            out.push(Effect::Plan { job: job.id.clone(), reason: PlanReason::Finished(finished) });
+            if !job.complete {
+                job.plans_due += 1;
+            }
+        }
         for consumer in consumers {
-            if let Some(consumer) = job.stages.get_mut(&consumer) {
+            if let Some(consumer) = job.stages.get_mut(&consumer).filter(|consumer| consumer.phase == Phase::Open) {
                 consumer.blocked_by -= 1;
                 due.push(consumer.id);
             }
         }
-        for input in &inputs {
-            if let Some(input) = job.stages.get_mut(input) {
-                input.open_consumers -= 1;
-            }
-        }
         for stage in inputs.into_iter().chain([id]) {
-            self.free_stage_if_read(seq, stage, out);
+            self.release_if_read(seq, stage, out);
         }
     }
 
@@ -223,7 +247,7 @@ impl State {
                 continue;
             };
             let task = stage.key(&job.id, *task, output.attempt);
-            job.committing.insert(task.clone());
+            job.committing.insert(task.clone(), output.life);
             out.push(Effect::Commit { task, executor, incarnation });
         }
         if job.committing.is_empty() {
@@ -234,7 +258,7 @@ impl State {
     pub(crate) fn task_committed(&mut self, key: &TaskKey, out: &mut Vec<Effect>) {
         let Some(seq) = self.by_id.get(&key.job).copied() else { return };
         let Some(job) = self.jobs.get_mut(&seq) else { return };
-        if !job.committing.remove(key) || !job.committing.is_empty() {
+        if job.committing.remove(key).is_none() || !job.committing.is_empty() {
             return;
         }
         let client_left = job.client_left;
@@ -248,7 +272,7 @@ impl State {
 
     pub(crate) fn commit_failed(&mut self, key: &TaskKey, error: ClassifiedError, out: &mut Vec<Effect>) {
         let Some(seq) = self.by_id.get(&key.job).copied() else { return };
-        if self.jobs.get(&seq).is_some_and(|job| job.committing.contains(key)) {
+        if self.jobs.get(&seq).is_some_and(|job| job.committing.contains_key(key)) {
             self.end_job(seq, JobState::Failed(error), out);
         }
     }
@@ -258,55 +282,50 @@ impl State {
         job.is_some_and(|job| !job.committing.is_empty())
     }
 
-    /// The final stage is finished: whatever else runs or is kept for the job is not needed.
+    /// The final stage is finished: whatever else runs for the job is not needed.
     fn finish_job(&mut self, seq: JobSeq, out: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get_mut(&seq) else { return };
         job.finished = Some(self.now);
         job.ready.clear();
         out.push(Effect::JobFinished { job: job.id.clone() });
-        let others: Vec<_> = job.stages.values().filter(|stage| !stage.is_final).map(|stage| stage.id).collect();
-        for id in others {
+        let open: Vec<_> = job.stages.values().filter(|stage| stage.phase == Phase::Open).map(|stage| stage.id).collect();
+        for id in open {
             let Some(job) = self.jobs.get_mut(&seq) else { return };
             let Some(stage) = job.stages.get_mut(&id) else { continue };
-            if stage.phase == Phase::Open {
-                job.open_stages -= 1;
-                stage.phase = Phase::Finished;
-                stage.pending.clear();
-            }
+            job.open_stages -= 1;
+            stage.phase = Phase::Finished;
+            stage.skip_waiting();
             self.cancel_unneeded(seq, id, out);
-            self.free_stage(seq, id, out);
         }
+        let Some(job) = self.jobs.get_mut(&seq) else { return };
+        job.stages.values_mut().for_each(|stage| stage.open_consumers = 0);
+        self.release_unread_stages(seq, out);
     }
 
-    /// After the last plan: frees finished stages that nobody will read.
-    fn free_unread_stages(&mut self, seq: JobSeq, out: &mut Vec<Effect>) {
+    /// Releases the finished stages that nobody is known to read.
+    fn release_unread_stages(&mut self, seq: JobSeq, out: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get(&seq) else { return };
         let stages: Vec<_> = job.stages.keys().copied().collect();
         for stage in stages {
-            self.free_stage_if_read(seq, stage, out);
+            self.release_if_read(seq, stage, out);
         }
     }
 
-    fn free_stage_if_read(&mut self, seq: JobSeq, id: StageId, out: &mut Vec<Effect>) {
-        let Some(job) = self.jobs.get(&seq) else { return };
-        let is_read = |stage: &Stage| {
-            let has_readers = job.complete || !stage.consumers.is_empty();
-            stage.phase == Phase::Finished && !stage.is_final && has_readers && stage.open_consumers == 0
-        };
-        if job.stages.get(&id).is_some_and(is_read) {
-            self.free_stage(seq, id, out);
-        }
-    }
-
-    fn free_stage(&mut self, seq: JobSeq, id: StageId, out: &mut Vec<Effect>) {
+    fn release_if_read(&mut self, seq: JobSeq, id: StageId, out: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get_mut(&seq) else { return };
-        let Some(stage) = job.stages.get_mut(&id).filter(|stage| stage.phase == Phase::Finished) else { return };
-        stage.phase = Phase::Freed;
-        for output in std::mem::take(&mut stage.outputs).into_values() {
+        let complete = job.complete;
+        let is_read = |stage: &&mut Stage| {
+            let has_readers = complete || !stage.consumers.is_empty();
+            let is_finished = stage.phase == Phase::Finished && !stage.is_final && !stage.released;
+            is_finished && has_readers && stage.open_consumers == 0
+        };
+        let Some(stage) = job.stages.get_mut(&id).filter(is_read) else { return };
+        stage.released = true;
+        for output in stage.outputs.values().filter(|output| !output.delivered) {
             self.executors.unneed(output.life, seq);
         }
         let executors = self.executors.addresses(&stage.touched);
-        out.push(Effect::FreeStage { job: job.id.clone(), stage: id, executors });
+        out.push(Effect::ReleaseStage { job: job.id.clone(), stage: id, executors });
     }
 
     /// Drops the plan of a job whose only task ran out of memory, and asks for one of many tasks. `false` if the job was
@@ -320,7 +339,8 @@ impl State {
         }
         let executors = self.executors.addresses(&job.touched);
         for stage in std::mem::take(&mut job.stages).into_keys() {
-            out.push(Effect::FreeStage { job: job.id.clone(), stage, executors: executors.clone() });
+            let executors = executors.clone();
+            out.push(Effect::ResetStage { job: job.id.clone(), stage, for_good: true, executors });
         }
         (job.small, job.complete, job.planned_again) = (false, false, true);
         (job.final_stage, job.open_stages, job.plans_due) = (None, 0, 1);
@@ -367,8 +387,8 @@ fn wire(job: &mut Job, id: StageId) -> Result<(), String> {
         // Larger ids than all inputs: no cycle can be built.
         let known = job.stages.get_mut(&input).filter(|_| input < id);
         let stage = known.ok_or_else(|| format!("stage {id} reads stage {input}, which is not planned before it"))?;
-        if stage.phase == Phase::Freed || stage.is_final {
-            return Err(format!("stage {id} reads stage {input}, whose outputs are not kept for it"));
+        if stage.is_final {
+            return Err(format!("stage {id} reads stage {input}, whose outputs are the result"));
         }
         blocked_by += usize::from(stage.phase == Phase::Open);
         stage.consumers.push(id);

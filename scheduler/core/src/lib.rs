@@ -17,6 +17,9 @@
 //! | [`state`] | [`State`], the dispatch of events, joining and losing executors |
 //! | `jobs` | a job's way from submission to its end: planning, stages, freeing |
 //! | `tasks` | task statuses: first success wins, everything else changes nothing |
+//! | `retry` | what the failure of an attempt means, by its class |
+//! | `recovery` | lost executors and lost outputs: what has to run again |
+//! | `speculation` | second attempts for late tasks |
 //! | `placement` | which job gets which free slots on which executor |
 //! | `fair`, `free`, `pending` | the three indexes placement reads: jobs by share, executors by free slots, partitions by locality |
 //! | `executors`, `job`, `stage` | the records |
@@ -31,14 +34,20 @@
 //!       FreeJob ◄─ ClientDone ◄─ JobFinished ◄─ TaskFinished… ◄─ StreamReady ◄─ TaskStreaming ◄───────────┘
 //! ```
 //!
-//! A failure, a cancellation or the loss of an executor that the job needs ends it at any point: `JobFailed` or
-//! `JobCancelled`, a `CancelTask` for every running task, one `FreeJob`.
+//! A user's error, a cancellation or too many failures end it at any point: `JobFailed` or `JobCancelled`, a `CancelTask`
+//! for every running task, one `FreeJob`. What is lost with an executor is computed again, and only that:
+//!
+//! ```text
+//! ExecutorLost ─► OutputsLost… ─► Launch… (what is lost and still wanted) ─► TaskFinished… ─► OutputsMoved ─► Launch…
+//! ```
 //!
 //! # What always holds
 //!
 //! * Slots are conserved: a slot is free or held by exactly one task. The slots of a cancelled task stay held until
 //!   its executor confirms the end or is lost, so an executor is never over-committed.
-//! * A partition of a stage is pending, in one running task, or in one successful task.
+//! * A partition of a stage is pending or in one task; a task has one output at most, that of its first attempt to
+//!   succeed.
+//! * Outputs of two attempts of a stage are never read together, unless the stage gives the same rows every time.
 //! * No slot stays free while a partition waits for one.
 //! * A status changes something only if its executor lives in that incarnation and runs exactly that attempt.
 //! * Every job ends: a running one always waits for a plan, a task or a slot.
@@ -54,12 +63,15 @@ mod job;
 mod jobs;
 mod pending;
 mod placement;
+mod recovery;
+mod retry;
+mod speculation;
 mod stage;
 pub mod state;
 mod tasks;
 pub mod view;
 
 pub use effect::{Effect, PlanReason, StageFinished, TaskOutput};
-pub use event::{Event, Instant64, OutputStats, Slicing, StageSpec};
-pub use state::{Limits, State};
+pub use event::{Event, Instant64, OutputStats, Slicing, StageSpec, UnreadInput};
+pub use state::{Limits, Speculation, State};
 pub use view::{ExecutorView, Footprint, JobState, JobView, Progress, StageState, StageView};

@@ -110,11 +110,6 @@ impl Pending {
         self.local.iter().map(|(life, list)| (*life, sum(list))).collect()
     }
 
-    /// Drops all that waits.
-    pub(crate) fn clear(&mut self) {
-        *self = Self::default();
-    }
-
     /// How many entries are kept, for the memory test.
     pub(crate) fn entries(&self) -> usize {
         self.len() + self.local.values().map(Vec::len).sum::<usize>()

@@ -49,6 +49,9 @@ impl State {
         let Some(job) = self.jobs.get_mut(&seq) else { return false };
         let Some(id) = job.ready.first().copied() else { return false };
         let Some(stage) = job.stages.get_mut(&id) else { return false };
+        if let Some(task) = stage.retries.first().copied() {
+            return self.place_again(seq, id, task, pool, out);
+        }
         let slices = match stage.slicing {
             Slicing::Whole { slots } => whole(&mut self.executors, pool, &mut stage.pending, slots),
             Slicing::PerSlot { max_partitions } => {
@@ -56,28 +59,83 @@ impl State {
                 shares.into_iter().flat_map(|(life, taken)| slices(life, taken, max_partitions)).collect()
             }
         };
-        if stage.pending.is_empty() {
+        if !stage.is_ready() {
             job.ready.remove(&id);
         }
         let launched = !slices.is_empty();
         for slice in slices {
-            self.launch(seq, id, pool, slice, out);
+            let task = self.jobs.get_mut(&seq).and_then(|job| job.stages.get_mut(&id));
+            let Some(task) = task.map(|stage| stage.add_task(slice.partitions)) else { continue };
+            self.launch(seq, id, task, pool, slice.life, slice.slots, out);
         }
         self.requeue(seq);
         launched
     }
 
-    fn launch(&mut self, seq: JobSeq, id: StageId, pool: Pool, slice: Slice, out: &mut Vec<Effect>) {
-        let Some((executor, incarnation)) = self.executors.get(slice.life).map(|executor| executor.address()) else {
+    /// Launches a task that has run before: where it did not fail, if such an executor has a free slot.
+    fn place_again(&mut self, seq: JobSeq, id: StageId, task: TaskId, pool: Pool, out: &mut Vec<Effect>) -> bool {
+        let Some(job) = self.jobs.get_mut(&seq) else { return false };
+        let Some(stage) = job.stages.get_mut(&id) else { return false };
+        let trouble = stage.tasks.get(&task).and_then(|task| task.trouble.as_ref());
+        let is_avoided = |life: &Life| trouble.is_some_and(|trouble| trouble.avoid.contains(life));
+        let free = || self.executors.free(pool).iter();
+        let Some((life, free)) = free().find(|(life, _)| !is_avoided(life)).or_else(|| free().next()) else {
+            return false;
+        };
+        stage.retries.remove(&task);
+        if !stage.is_ready() {
+            job.ready.remove(&id);
+        }
+        self.launch_again(seq, id, task, pool, life, free, out);
+        self.requeue(seq);
+        true
+    }
+
+    /// Launches one more attempt of a task on an executor with `free` slots.
+    pub(crate) fn launch_again(
+        &mut self,
+        seq: JobSeq,
+        id: StageId,
+        task: TaskId,
+        pool: Pool,
+        life: Life,
+        free: u32,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some(stage) = self.jobs.get(&seq).and_then(|job| job.stages.get(&id)) else { return };
+        let alone = stage.tasks.get(&task).and_then(|task| task.trouble.as_ref()).is_some_and(|trouble| trouble.alone);
+        let wanted = match stage.slicing {
+            _ if alone => free,
+            Slicing::Whole { slots } => slots,
+            Slicing::PerSlot { .. } => slots(stage.partitions_of(task)),
+        };
+        let slots = wanted.clamp(1, free.max(1));
+        self.executors.take(life, pool, slots);
+        self.launch(seq, id, task, pool, life, slots, out);
+    }
+
+    fn launch(
+        &mut self,
+        seq: JobSeq,
+        id: StageId,
+        task: TaskId,
+        pool: Pool,
+        life: Life,
+        slots: u32,
+        out: &mut Vec<Effect>,
+    ) {
+        let Some((executor, incarnation)) = self.executors.get(life).map(|executor| executor.address()) else {
             return;
         };
+        let since = self.now;
         let Some(job) = self.jobs.get_mut(&seq) else { return };
         let Some(stage) = job.stages.get_mut(&id) else { return };
-        let Slice { life, partitions, slots } = slice;
-        let (task, attempt) = (TaskId(stage.next_task), 0);
-        stage.next_task += 1;
+        let Some(record) = stage.tasks.get_mut(&task) else { return };
+        let attempt = record.next_attempt;
+        record.next_attempt += 1;
+        let partitions = record.partitions.clone();
         let key = stage.key(&job.id, task, attempt);
-        stage.running.insert(task, Running { attempt, life, partitions: partitions.clone(), streaming: false });
+        stage.running.insert((task, attempt), Running { life, since, streaming: false });
         stage.touched.insert(life);
         job.touched.insert(life);
         job.slots += u64::from(slots);

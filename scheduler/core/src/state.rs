@@ -1,22 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 //! [`State`]: the records, the dispatch of events, and the coming and going of executors.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use ballista_core::{ClassifiedError, ErrorClass, ExecutorId, Incarnation, JobId};
+use ballista_core::{ExecutorId, Incarnation, JobId, StageId, TaskId};
 
 use crate::effect::Effect;
 use crate::event::{Event, Instant64};
 use crate::executors::{Executors, Life};
 use crate::fair::{FairQueue, Waiting};
 use crate::job::{Job, JobSeq};
-use crate::view::{JobState, JobView};
+use crate::view::JobView;
 
 /// More slots than any machine has cores; keeps sums far from overflow whatever an executor says of itself.
 const MAX_SLOTS: u32 = 1 << 16;
 
 /// What bounds the state.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
     /// Extra slots per executor that only jobs marked small may use, and only while no regular slot is free.
     pub reserve_slots: u32,
@@ -28,16 +28,66 @@ pub struct Limits {
     pub ended_jobs: usize,
     /// How many lost incarnations are remembered, to refuse them when they come back.
     pub fenced_incarnations: usize,
+    /// A task that failed this often through no fault of the query fails its job.
+    pub max_task_failures: u32,
+    /// A task whose inputs could not be read this often fails its job.
+    pub max_unread_inputs: u32,
+    /// A query whose same task ran on this many executors when they were lost fails, before it takes more along.
+    pub max_deaths: u32,
+    /// Executors lost within so many milliseconds count as one loss.
+    pub same_moment_millis: u64,
+    /// How long a failed task waits before it runs again; doubled with every failure.
+    pub retry_millis: u64,
+    /// The most that it waits.
+    pub max_retry_millis: u64,
+    /// How often an executor must be out of a consumer's reach for its outputs to count as lost.
+    pub max_unreachable: u32,
+    /// This many failures on an executor within the window put it on probation.
+    pub max_strikes: usize,
+    /// That window.
+    pub strike_window_millis: u64,
+    /// How long an executor on probation gets no tasks.
+    pub probation_millis: u64,
+    /// When a late task gets a second attempt; `None` = never.
+    pub speculation: Option<Speculation>,
+}
+
+/// When a task counts as late.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Speculation {
+    /// This part of its stage's partitions must be done.
+    pub quantile: f64,
+    /// It must run for this many times the median of its stage's tasks,
+    pub multiplier: f64,
+    /// and for this many milliseconds.
+    pub min_millis: u64,
+}
+
+impl Default for Speculation {
+    fn default() -> Self {
+        Self { quantile: 0.75, multiplier: 2.0, min_millis: 1_000 }
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             reserve_slots: 1,
-            lease_millis: 60_000,
+            lease_millis: 10_000,
             max_stage_partitions: 1_000_000,
             ended_jobs: 1_000,
             fenced_incarnations: 10_000,
+            max_task_failures: 4,
+            max_unread_inputs: 16,
+            max_deaths: 3,
+            same_moment_millis: 1_000,
+            retry_millis: 100,
+            max_retry_millis: 10_000,
+            max_unreachable: 3,
+            max_strikes: 5,
+            strike_window_millis: 600_000,
+            probation_millis: 60_000,
+            speculation: Some(Speculation::default()),
         }
     }
 }
@@ -52,6 +102,8 @@ pub struct State {
     pub(crate) by_id: BTreeMap<JobId, JobSeq>,
     pub(crate) next_job: u64,
     pub(crate) queue: FairQueue,
+    /// Tasks that wait for their time.
+    pub(crate) delayed: BTreeSet<(Instant64, JobSeq, StageId, TaskId)>,
     pub(crate) ended: VecDeque<JobView>,
 }
 
@@ -66,6 +118,7 @@ impl State {
             by_id: BTreeMap::new(),
             next_job: 0,
             queue: FairQueue::default(),
+            delayed: BTreeSet::new(),
             ended: VecDeque::new(),
         }
     }
@@ -99,14 +152,14 @@ impl State {
                 self.planned(&job, &stages, small, complete, &mut out);
             }
             Event::PlanFailed { job, error } => self.plan_failed(&job, error, &mut out),
-            Event::TaskFinished { task, executor, incarnation, output } => {
+            Event::TaskFinished { task, executor, incarnation, output, delivered } => {
                 if let Some(life) = self.known(&executor, incarnation, &mut out) {
-                    self.task_finished(life, &task, output, &mut out);
+                    self.task_finished(life, &task, output, delivered, &mut out);
                 }
             }
-            Event::TaskFailed { task, executor, incarnation, error } => {
+            Event::TaskFailed { task, executor, incarnation, error, input } => {
                 if let Some(life) = self.known(&executor, incarnation, &mut out) {
-                    self.task_failed(life, &task, error, &mut out);
+                    self.task_failed(life, &task, error, input, &mut out);
                 }
             }
             Event::TaskStreaming { task, executor, incarnation } => {
@@ -128,6 +181,7 @@ impl State {
             Event::ClientDone { job } => self.client_done(&job, &mut out),
             Event::Tick => self.tick(&mut out),
         }
+        self.executors.end_probations(self.now);
         self.schedule(&mut out);
         out
     }
@@ -159,32 +213,14 @@ impl State {
     }
 
     fn tick(&mut self, out: &mut Vec<Effect>) {
-        let Some(deadline) = self.now.0.checked_sub(self.limits.lease_millis) else { return };
-        for life in self.executors.silent_since(Instant64(deadline)) {
-            let reason = format!("no heartbeat for {} ms", self.limits.lease_millis);
-            self.lose(life, &reason, out);
-        }
-    }
-
-    /// Disconnects an executor for good. Every job that ran a task there, or still needs an output from there, fails;
-    /// the slots of all others' cancelled tasks go with it.
-    fn lose(&mut self, life: Life, reason: &str, out: &mut Vec<Effect>) {
-        let Some(executor) = self.executors.remove(life, self.limits.fenced_incarnations) else { return };
-        out.push(Effect::FenceExecutor { executor: executor.id.clone(), incarnation: executor.incarnation });
-        for held in executor.running.values() {
-            if let Some(job) = self.jobs.get_mut(&held.job) {
-                job.slots -= u64::from(held.slots);
+        if let Some(deadline) = self.now.0.checked_sub(self.limits.lease_millis) {
+            for life in self.executors.silent_since(Instant64(deadline)) {
+                let reason = format!("no heartbeat for {} ms", self.limits.lease_millis);
+                self.lose(life, &reason, out);
             }
-            self.requeue(held.job);
         }
-        for (job, count) in &executor.needed {
-            let message = format!(
-                "executor {} was lost ({reason}) with {count} running tasks or unread outputs of the job; \
-                 submit the job again",
-                executor.id
-            );
-            self.end_job(*job, JobState::Failed(ClassifiedError::new(ErrorClass::Infra, message)), out);
-        }
+        self.start_delayed(out);
+        self.speculate(out);
     }
 
     /// Brings the queue up to date with one job.

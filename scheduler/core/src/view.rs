@@ -118,6 +118,8 @@ pub struct ExecutorView {
     pub incarnation: Incarnation,
     /// It takes no new tasks. It may leave when neither tasks nor jobs are left.
     pub draining: bool,
+    /// It takes no new tasks for some time, because too much failed there.
+    pub on_probation: bool,
     /// When it last sent a heartbeat.
     pub last_seen: Instant64,
     /// Regular slots.
@@ -130,7 +132,7 @@ pub struct ExecutorView {
     pub reserve_used: u32,
     /// Tasks that hold slots, cancelled ones included.
     pub tasks: usize,
-    /// Jobs that run a task here or need an output from here: they fail if it is lost.
+    /// Jobs that run a task here or need an output from here: its loss delays them.
     pub jobs: usize,
 }
 
@@ -190,12 +192,13 @@ impl JobView {
 impl StageView {
     fn of(stage: &Stage) -> Self {
         let state = match stage.phase {
-            Phase::Finished | Phase::Freed => StageState::Finished,
+            Phase::Finished => StageState::Finished,
             Phase::Open if stage.blocked_by > 0 => StageState::Blocked,
             Phase::Open if stage.running.is_empty() => StageState::Waiting,
             Phase::Open => StageState::Running,
         };
-        let running = stage.running.values().map(|task| task.partitions.len() as u64).sum();
+        let of_task = |(task, _): &(ballista_core::TaskId, u32)| stage.partitions_of(*task).len() as u64;
+        let running = stage.running.keys().map(of_task).sum();
         Self {
             stage: stage.id,
             state,
@@ -208,9 +211,9 @@ impl StageView {
                 done: u64::from(stage.partitions_done),
             },
             tasks: Progress {
-                total: u64::from(stage.next_task),
+                total: stage.tasks.len() as u64,
                 running: stage.running.len() as u64,
-                done: u64::from(stage.tasks_done),
+                done: stage.outputs.len() as u64,
             },
             output: stage.stats,
         }
@@ -223,6 +226,7 @@ impl ExecutorView {
             executor: executor.id.clone(),
             incarnation: executor.incarnation,
             draining: executor.draining,
+            on_probation: executor.probation.is_some(),
             last_seen: executor.last_seen,
             slots: executor.total[Pool::Regular as usize],
             slots_used: executor.used[Pool::Regular as usize],
@@ -268,11 +272,10 @@ impl State {
             sum.links += job.touched.len();
             for stage in job.stages.values() {
                 sum.stages += 1;
-                sum.pending += stage.pending.entries();
+                sum.pending += stage.pending.entries() + stage.skipped.entries() + stage.retries.len() + stage.delayed.len();
                 sum.outputs += stage.outputs.len();
                 sum.links += stage.touched.len() + stage.inputs.len() + stage.consumers.len();
-                sum.links += stage.running.values().map(|task| task.partitions.len()).sum::<usize>();
-                sum.links += stage.outputs.values().map(|task| task.partitions.len()).sum::<usize>();
+                sum.links += stage.tasks.values().map(|task| task.partitions.len()).sum::<usize>();
             }
         }
         sum

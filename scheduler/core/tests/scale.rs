@@ -30,6 +30,8 @@ fn stage(stage: u32, partitions: u32, inputs: Vec<StageId>, is_final: bool, loca
         row_limit: None,
         is_final,
         commits: false,
+        is_kept: false,
+        deterministic: true,
         preferred: preferred.collect(),
     }
 }
@@ -92,7 +94,7 @@ fn run(jobs: u32, maps: u32, reduces: u32, local: u32) -> Run {
                     // Launched and finished: two transitions.
                     run.transitions += 2;
                     let output = OutputStats { rows: 1, bytes: 1 };
-                    events.push_back(Event::TaskFinished { task, executor, incarnation, output });
+                    events.push_back(Event::TaskFinished { task, executor, incarnation, output, delivered: false });
                 }
                 Effect::JobFinished { job } => events.push_back(Event::ClientDone { job }),
                 _ => {}

@@ -13,7 +13,9 @@ pub mod planner;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ballista_core::{ClassifiedError, ErrorClass, ExecutorId, Incarnation, JobId, StageId, TaskId, TaskKey};
-use ballista_scheduler_core::{Effect, Event, Instant64, Limits, OutputStats, PlanReason, State};
+use ballista_scheduler_core::{
+    Effect, Event, Instant64, Limits, OutputStats, PlanReason, Speculation, State, UnreadInput,
+};
 use oracle::{Model, Process, Status};
 use planner::Dag;
 
@@ -78,7 +80,18 @@ pub fn executor(number: u64) -> ExecutorId {
 }
 
 pub fn limits() -> Limits {
-    Limits { reserve_slots: RESERVE, lease_millis: LEASE, ended_jobs: 3, ..Limits::default() }
+    Limits {
+        reserve_slots: RESERVE,
+        lease_millis: LEASE,
+        ended_jobs: 3,
+        retry_millis: 20,
+        max_retry_millis: 100,
+        same_moment_millis: 10,
+        strike_window_millis: 500,
+        probation_millis: 200,
+        speculation: Some(Speculation { quantile: 0.5, multiplier: 1.5, min_millis: 10 }),
+        ..Limits::default()
+    }
 }
 
 impl World {
@@ -121,6 +134,9 @@ impl World {
         let effects = self.state.step(event.clone(), Instant64(self.now));
         if self.twin.step(event.clone(), Instant64(self.now)) != effects {
             return Err(format!("the same events gave other effects at {event:?}"));
+        }
+        if std::env::var_os("TRACE").is_some() {
+            println!("{event:?}\n    {effects:?}");
         }
         let context = |problem| format!("{problem}\n  after {event:?}\n  effects {effects:?}");
         self.state.check_invariants().map_err(context)?;
@@ -248,6 +264,11 @@ impl World {
         Some((process.executor.clone(), process.incarnation))
     }
 
+    fn last_process(&self) -> (ExecutorId, Incarnation) {
+        let process = self.model.processes.last().unwrap();
+        (process.executor.clone(), process.incarnation)
+    }
+
     fn some_job(&self, pick: u64) -> Option<JobId> {
         self.dags.keys().nth(pick as usize % self.dags.len().max(1)).cloned()
     }
@@ -290,17 +311,21 @@ impl World {
         self.wire.push(if well {
             process.holds.insert(task.clone());
             let output = OutputStats { rows: pick % 5, bytes: pick % 100 };
-            Event::TaskFinished { task, executor, incarnation, output }
+            let delivered = self.dags.get(&task.job).is_some_and(|dag| dag.delivers(task.stage)) && pick % 2 == 0;
+            Event::TaskFinished { task, executor, incarnation, output, delivered }
         } else {
-            Event::TaskFailed {
-                task,
-                executor,
-                incarnation,
-                error: match pick % 2 {
-                    0 => ClassifiedError::new(ErrorClass::User, "division by 0"),
-                    _ => ClassifiedError::new(ErrorClass::Resource, "out of memory"),
-                },
-            }
+            let (class, message) = match pick % 16 {
+                0 => (ErrorClass::User, "division by 0"),
+                1 | 2 => (ErrorClass::Resource, "out of memory"),
+                3..=7 => (ErrorClass::Transient, "no connection to the store"),
+                _ => (ErrorClass::Fetch, "cannot read"),
+            };
+            let input = self.model.tasks.get(&task).and_then(|known| known.some_input(pick));
+            let input = input.filter(|_| class == ErrorClass::Fetch).and_then(|input| {
+                let (executor, incarnation) = self.model.tasks.get(&input)?.place();
+                Some(UnreadInput { stage: input.stage, executor, incarnation, gone: pick % 3 == 0 })
+            });
+            Event::TaskFailed { task, executor, incarnation, error: ClassifiedError::new(class, message), input }
         });
     }
 
@@ -359,13 +384,17 @@ impl World {
                 let Some(wrong) = wrong else { return Ok(()) };
                 let (executor, incarnation) = (wrong.executor.clone(), wrong.incarnation);
                 let output = OutputStats { rows: 1, bytes: 1 };
-                return self.step(Event::TaskFinished { task, executor, incarnation, output }).map(drop);
+                let event = Event::TaskFinished { task, executor, incarnation, output, delivered: false };
+                return self.step(event).map(drop);
             }
         }
         let output = OutputStats { rows: 1_000, bytes: 1 };
         self.step(match scramble(pick, 5) % 7 {
-            0 | 1 => Event::TaskFinished { task, executor, incarnation, output },
-            2 => Event::TaskFailed { task, executor, incarnation, error: ClassifiedError::new(ErrorClass::Fetch, "?") },
+            0 | 1 => Event::TaskFinished { task, executor, incarnation, output, delivered: pick % 2 == 0 },
+            2 => {
+                let error = ClassifiedError::new(ErrorClass::Fetch, "?");
+                Event::TaskFailed { task, executor, incarnation, error, input: None }
+            }
             3 => Event::TaskStreaming { task, executor, incarnation },
             // A late registration or heartbeat of whoever that is.
             4 => Event::ExecutorJoined { executor, incarnation, slots: 7 },
@@ -380,6 +409,10 @@ impl World {
     fn settle(&mut self) -> Result<(), String> {
         self.join(EXECUTORS, 3)?;
         for round in 0..1_000 {
+            self.now += LEASE / 2;
+            let (executor, incarnation) = self.last_process();
+            self.step(Event::ExecutorHeartbeat { executor, incarnation })?;
+            self.step(Event::Tick)?;
             for (at, task) in self.model.running() {
                 self.end_this(at, task, true, round);
             }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ballista_core::{ErrorClass, ExecutorId, Incarnation, JobId, StageId, TaskKey};
-use ballista_scheduler_core::{Effect, Event, OutputStats, PlanReason, StageSpec};
+use ballista_scheduler_core::{Effect, Event, OutputStats, PlanReason, StageFinished, StageSpec};
 
 use super::RESERVE;
 
@@ -54,9 +54,12 @@ pub struct JobModel {
     pub status: Status,
     small: bool,
     specs: BTreeMap<StageId, StageSpec>,
-    launched: BTreeSet<(StageId, u32)>,
+    /// Stages that the planner was told of.
     finished: BTreeSet<StageId>,
-    freed: BTreeSet<StageId>,
+    /// Stages whose outputs are all there, as far as was told.
+    there: BTreeSet<StageId>,
+    /// Released stages, of which nobody may read anything.
+    released: BTreeSet<StageId>,
     is_freed: bool,
 }
 
@@ -65,11 +68,29 @@ pub struct Task {
     incarnation: Incarnation,
     partitions: Vec<u32>,
     cancelled: bool,
+    /// Its output, or what was to become one, does not count any more.
+    void: bool,
+    /// Its rows came with its status.
+    delivered: bool,
+    /// The outputs that it was told to read.
+    reads: BTreeSet<TaskKey>,
     /// Its first end that counted: a success with these numbers, or a failure.
     ended: Option<Option<OutputStats>>,
     streamed: bool,
     /// It was told to publish what it wrote, and whether it has.
     commit: Option<bool>,
+}
+
+impl Task {
+    /// One of the outputs that it was told to read.
+    pub fn some_input(&self, pick: u64) -> Option<TaskKey> {
+        self.reads.iter().nth(pick as usize % self.reads.len().max(1)).cloned()
+    }
+
+    /// Where it ran.
+    pub fn place(&self) -> (ExecutorId, Incarnation) {
+        (self.executor.clone(), self.incarnation)
+    }
 }
 
 #[derive(Default)]
@@ -120,9 +141,9 @@ impl Model {
                     status: Status::Live,
                     small: false,
                     specs: BTreeMap::new(),
-                    launched: BTreeSet::new(),
                     finished: BTreeSet::new(),
-                    freed: BTreeSet::new(),
+                    there: BTreeSet::new(),
+                    released: BTreeSet::new(),
                     is_freed: false,
                 });
                 return Ok(());
@@ -133,7 +154,9 @@ impl Model {
                 }
                 return Ok(());
             }
-            Event::TaskFinished { task, executor, incarnation, output } => (task, executor, incarnation, Some(*output)),
+            Event::TaskFinished { task, executor, incarnation, output, .. } => {
+                (task, executor, incarnation, Some(*output))
+            }
             Event::TaskFailed { task, executor, incarnation, .. } => (task, executor, incarnation, None),
             Event::TaskCommitted { task, executor, incarnation } => {
                 if self.process(executor, *incarnation).is_some_and(|process| !process.fenced) {
@@ -151,6 +174,9 @@ impl Model {
             let task = self.tasks.get_mut(key).ok_or("an unconfirmed task was never launched")?;
             if !task.cancelled {
                 task.ended = Some(stats);
+                let spec = self.jobs.get(&key.job).and_then(|job| job.specs.get(&key.stage));
+                let is_result = spec.is_some_and(|spec| spec.is_final && !spec.commits && !spec.is_kept);
+                task.delivered = is_result && matches!(event, Event::TaskFinished { delivered: true, .. });
             }
         }
         Ok(())
@@ -158,7 +184,6 @@ impl Model {
 
     /// Checks the effects of an event and carries them out.
     pub fn apply(&mut self, event: &Event, effects: &[Effect]) -> Result<(), String> {
-        self.check_losses(effects)?;
         if let Event::TaskFinished { executor, incarnation, .. }
         | Event::TaskFailed { executor, incarnation, .. }
         | Event::TaskStreaming { executor, incarnation, .. }
@@ -179,38 +204,73 @@ impl Model {
                     Event::CommitFailed { task, .. } => {
                         self.tasks.get(task).is_some_and(|task| task.commit == Some(false))
                     }
-                    _ => error.class == ErrorClass::Infra,
+                    _ => error.class == ErrorClass::Infra || error.message.contains("quarantined"),
                 };
                 ensure!(counts, "a job failed for no reason: {error}");
             }
             self.apply_one(effect)?;
         }
-        Ok(())
+        self.check_losses(effects)
     }
 
-    /// Exactly the jobs fail that ran a task on a lost process or still need an output from it.
+    /// Nothing that a lost process held counts any more.
     fn check_losses(&self, effects: &[Effect]) -> Result<(), String> {
-        let mut expected = BTreeSet::new();
         for effect in effects {
             let Effect::FenceExecutor { executor, incarnation } = effect else { continue };
             for (key, task) in &self.tasks {
-                let here = task.executor == *executor && task.incarnation == *incarnation;
+                let here = task.executor == *executor && task.incarnation == *incarnation && !task.delivered;
                 let job = &self.jobs[&key.job];
-                let needed = match task.ended {
-                    None => !task.cancelled,
-                    Some(stats) => stats.is_some() && !job.freed.contains(&key.stage),
-                };
-                if here && needed && job.status != Status::Over {
-                    expected.insert(key.job.clone());
-                }
+                let counts = matches!(task.ended, Some(Some(_))) && !task.void && task.commit.is_none();
+                ensure!(!here || !counts || job.status != Status::Live, "{key} counts, and its process is lost");
             }
         }
-        let infra = |effect: &Effect| match effect {
-            Effect::JobFailed { job, error } if error.class == ErrorClass::Infra => Some(job.clone()),
-            _ => None,
+        Ok(())
+    }
+
+    /// The attempts of a stage whose outputs count.
+    fn winners(&self, job: &JobId, stage: StageId) -> BTreeMap<TaskKey, OutputStats> {
+        let of_stage = |(key, task): (&TaskKey, &Task)| {
+            let counts = key.job == *job && key.stage == stage && !task.void;
+            counts.then_some((key.clone(), task.ended??))
         };
-        let failed: BTreeSet<_> = effects.iter().filter_map(infra).collect();
-        ensure!(failed == expected, "lost executors failed {failed:?}, they had work of {expected:?}");
+        self.tasks.iter().filter_map(of_stage).collect()
+    }
+
+    /// Exactly the outputs that count are named, they make up the stage, and their processes live.
+    fn check_outputs(&self, job: &JobId, finished: &StageFinished) -> Result<(), String> {
+        let winners = self.winners(job, finished.stage);
+        let mut partitions = 0;
+        for output in &finished.outputs {
+            ensure!(winners.get(&output.task) == Some(&output.stats), "{} did not win", output.task);
+            let task = &self.tasks[&output.task];
+            ensure!(task.partitions == output.partitions, "other partitions ran");
+            let process = self.processes.iter().find(|process| process.was_launched(&output.task, &self.tasks));
+            ensure!(task.delivered || process.is_some_and(|process| !process.fenced), "{} is lost", output.task);
+            partitions += output.partitions.len();
+        }
+        let named: BTreeSet<_> = finished.outputs.iter().map(|output| &output.task).collect();
+        let missing: Vec<_> = winners.keys().filter(|winner| !named.contains(winner)).collect();
+        ensure!(missing.is_empty(), "winners are missing: {missing:?}");
+        let spec = &self.jobs[job].specs[&finished.stage];
+        let rows: u64 = finished.outputs.iter().map(|output| output.stats.rows).sum();
+        let is_complete = partitions == spec.partitions as usize;
+        ensure!(is_complete || spec.row_limit.is_some_and(|limit| rows >= limit), "partitions are missing");
+        Ok(())
+    }
+
+    /// Whoever read a stage that does not give the same rows again has read the same outputs of it.
+    fn check_not_mixed(&self, job: &JobId) -> Result<(), String> {
+        let specs = &self.jobs[job].specs;
+        for spec in specs.values().filter(|spec| !spec.deterministic) {
+            let of_stage = |key: &&TaskKey| key.stage == spec.stage;
+            let readers = self.tasks.iter().filter(|(key, task)| {
+                let reads = specs.get(&key.stage).is_some_and(|reader| reader.inputs.contains(&spec.stage));
+                key.job == *job && reads && !task.void && matches!(task.ended, Some(Some(_)))
+            });
+            let mut sets = readers.map(|(_, task)| task.reads.iter().filter(of_stage).collect::<BTreeSet<_>>());
+            let first = sets.next().unwrap_or_default();
+            ensure!(sets.all(|set| set == first), "readers of stage {} of {job} have read different rows", spec.stage);
+        }
         Ok(())
     }
 
@@ -222,12 +282,13 @@ impl Model {
             Effect::CancelTask { task, executor, incarnation } => {
                 let status = self.jobs.get(&task.job).map(|job| job.status);
                 if let Some(known) = self.tasks.get_mut(task).filter(|known| known.executor == *executor) {
-                    let won = matches!(known.ended, Some(Some(_)));
+                    let won = matches!(known.ended, Some(Some(_))) && !known.void;
                     ensure!(!won || status == Some(Status::Over), "the winner {task} is cancelled");
                     known.cancelled = known.ended.is_none();
                 }
                 let process = self.process(executor, *incarnation).ok_or("a cancel for nobody")?;
                 ensure!(!process.fenced, "a cancel for a fenced process");
+                process.holds.remove(task);
                 if let Some((_, cancelled)) = process.unconfirmed.get_mut(task) {
                     *cancelled = true;
                 }
@@ -240,38 +301,59 @@ impl Model {
                 ensure!(spec.is_some_and(|spec| spec.is_final), "{task} is not of the final stage");
             }
             Effect::Plan { job, reason: PlanReason::Finished(finished) } => {
+                self.check_outputs(job, finished)?;
                 let known = self.jobs.get_mut(job).ok_or("a plan for nobody")?;
                 ensure!(known.status == Status::Live, "a plan for {job}, which is over");
                 ensure!(known.finished.insert(finished.stage), "stage {} finished twice", finished.stage);
-                let winners: BTreeMap<_, _> = winners(&self.tasks, job, finished.stage).collect();
-                let mut partitions = 0;
-                for output in &finished.outputs {
-                    ensure!(winners.get(&output.task) == Some(&output.stats), "{} did not win", output.task);
-                    ensure!(self.tasks[&output.task].partitions == output.partitions, "other partitions ran");
-                    partitions += output.partitions.len();
+                known.there.insert(finished.stage);
+            }
+            Effect::OutputsMoved { job, finished } => {
+                self.check_outputs(job, finished)?;
+                let known = self.jobs.get_mut(job).ok_or("outputs of nobody")?;
+                ensure!(known.status == Status::Live, "outputs of {job}, which is over");
+                ensure!(known.finished.contains(&finished.stage), "a stage moved before it finished");
+                ensure!(known.there.insert(finished.stage), "stage {} moved and was there", finished.stage);
+            }
+            Effect::OutputsLost { job, stage, executor, incarnation } => {
+                let mut lost = 0;
+                for (key, task) in &mut self.tasks {
+                    let here = task.executor == *executor && task.incarnation == *incarnation && !task.delivered;
+                    let counts = matches!(task.ended, Some(Some(_))) && !task.void;
+                    if here && counts && key.job == *job && key.stage == *stage {
+                        task.void = true;
+                        lost += 1;
+                    }
                 }
-                ensure!(winners.len() == finished.outputs.len(), "a winner is missing");
-                let spec = &known.specs[&finished.stage];
-                let rows: u64 = finished.outputs.iter().map(|output| output.stats.rows).sum();
-                let is_complete = partitions == spec.partitions as usize;
-                ensure!(is_complete || spec.row_limit.is_some_and(|limit| rows >= limit), "partitions are missing");
+                ensure!(lost > 0, "nothing of stage {stage} was lost");
+                let known = self.jobs.get_mut(job).ok_or("outputs of nobody")?;
+                known.there.remove(stage);
             }
             Effect::Commit { task: key, .. } => {
                 let task = self.tasks.get_mut(key).ok_or("an unknown task commits")?;
                 ensure!(task.commit.replace(false).is_none(), "{key} is told to commit twice");
-                ensure!(matches!(task.ended, Some(Some(_))) && !task.cancelled, "{key} commits and did not win");
+                ensure!(matches!(task.ended, Some(Some(_))) && !task.cancelled && !task.void, "{key} commits and did not win");
                 let job = &self.jobs[&key.job];
                 ensure!(job.status == Status::Live, "{key} commits for a job that is over");
                 let spec = job.specs.get(&key.stage);
                 ensure!(spec.is_some_and(|spec| spec.is_final && spec.commits), "{key} has nothing to commit");
             }
-            Effect::FreeStage { job, stage, .. } => {
-                let known = self.jobs.get_mut(job).ok_or("frees a stage of nobody")?;
-                known.freed.insert(*stage);
-                let readers: Vec<_> = known.specs.values().filter(|spec| spec.inputs.contains(stage)).collect();
-                let reading = |spec: &&StageSpec| !known.finished.contains(&spec.stage);
-                let is_read = known.status == Status::Live && readers.iter().any(reading);
-                ensure!(!is_read, "stage {stage} of {job} is freed while it is read");
+            Effect::ReleaseStage { job, stage, .. } => {
+                let known = self.jobs.get_mut(job).ok_or("releases a stage of nobody")?;
+                ensure!(known.finished.contains(stage) || known.status == Status::Finished, "stage {stage} never finished");
+            }
+            Effect::ResetStage { job, stage, .. } => {
+                for (key, task) in &mut self.tasks {
+                    if key.job == *job && key.stage == *stage {
+                        let streams = task.streamed && !task.void && task.ended != Some(None) && task.commit.is_none();
+                        let lives = self.processes.iter().any(|process| {
+                            !process.fenced && process.executor == task.executor && process.incarnation == task.incarnation
+                        });
+                        let spec = &self.jobs[job].specs[stage];
+                        ensure!(!streams || !lives || spec.commits, "{key} is at the client and taken back");
+                        task.void = true;
+                    }
+                }
+                self.jobs.get_mut(job).ok_or("resets a stage of nobody")?.there.remove(stage);
                 self.free(effect);
             }
             Effect::FreeJob { job, .. } => {
@@ -283,12 +365,27 @@ impl Model {
                 ensure!(known.status == Status::Live, "{job} ended twice");
                 known.status = Status::Finished;
                 let spec = known.specs.values().find(|spec| spec.is_final).ok_or("finished without a final stage")?;
-                known.finished.insert(spec.stage);
-                for (key, _) in winners(&self.tasks, job, spec.stage) {
+                let (stage, partitions, commits) = (spec.stage, spec.partitions as usize, spec.commits);
+                let limit = spec.row_limit;
+                known.finished.insert(stage);
+                let (mut done, mut rows) = (0, 0);
+                for (key, stats) in self.winners(job, stage) {
                     ensure!(self.tasks[&key].streamed, "the client was not told of {key}");
-                    let is_published = !spec.commits || self.tasks[&key].commit == Some(true);
+                    let is_published = !commits || self.tasks[&key].commit == Some(true);
                     ensure!(is_published, "{job} finished before {key} was published");
+                    done += self.tasks[&key].partitions.len();
+                    rows += stats.rows;
                 }
+                let streams = |task: &Task| task.streamed && !task.void && task.ended.is_none() && !task.cancelled;
+                let streaming = self.tasks.iter().filter(|(key, task)| key.job == *job && key.stage == stage && streams(task));
+                done += streaming.map(|(_, task)| task.partitions.len()).sum::<usize>();
+                ensure!(done >= partitions || limit.is_some_and(|limit| rows >= limit), "{job} finished without {} rows", partitions - done);
+                self.check_not_mixed(job)?;
+            }
+            Effect::JobResumed { job } => {
+                let known = self.jobs.get_mut(job).ok_or("resumed nobody")?;
+                ensure!(known.status == Status::Finished, "{job} is resumed and was not finished");
+                known.status = Status::Live;
             }
             Effect::JobFailed { job, .. } | Effect::JobCancelled { job } => {
                 let known = self.jobs.get_mut(job).ok_or("ended nobody")?;
@@ -330,13 +427,31 @@ impl Model {
         let spec = job.specs.get(&key.stage).ok_or("a launch of an unplanned stage")?;
         for partition in partitions {
             ensure!(*partition < spec.partitions, "{key} runs partition {partition} of {}", spec.partitions);
-            ensure!(job.launched.insert((key.stage, *partition)), "partition {partition} of {key} runs twice");
         }
         ensure!(partitions.is_sorted() && !partitions.is_empty(), "{key} runs {partitions:?}");
         for input in &spec.inputs {
-            let is_there = job.finished.contains(input) && !job.freed.contains(input);
-            ensure!(is_there, "{key} reads stage {input}, which is not there");
+            ensure!(job.there.contains(input), "{key} reads stage {input}, which is not there");
         }
+        let inputs = spec.inputs.clone();
+        let mut rivals = 0;
+        for (other, task) in self.tasks.iter().filter(|(other, _)| other.job == key.job && other.stage == key.stage) {
+            if other.stage_attempt != key.stage_attempt {
+                ensure!(task.void, "{key} is launched beside {other}");
+            } else if other.task == key.task {
+                ensure!(task.partitions == partitions, "{key} runs other partitions than {other}");
+                let won = matches!(task.ended, Some(Some(_))) && !task.void;
+                ensure!(!won, "{key} is launched, and {other} has won");
+                let process = self.processes.iter().find(|process| process.was_launched(other, &self.tasks));
+                let runs = task.ended.is_none() && !task.cancelled && process.is_some_and(|process| !process.fenced);
+                rivals += usize::from(runs);
+            } else {
+                let shared = task.partitions.iter().any(|partition| partitions.contains(partition));
+                ensure!(!shared || task.void, "{key} and {other} run the same partition");
+            }
+        }
+        ensure!(rivals < 2, "{key} runs a third time");
+        let reads = inputs.iter().flat_map(|input| self.winners(&key.job, *input).into_keys()).collect();
+        let job = &self.jobs[&key.job];
         let small = job.small;
         let (executor, jobs) = (executor.clone(), &self.jobs);
         let task = Task {
@@ -344,6 +459,9 @@ impl Model {
             incarnation,
             partitions: partitions.to_vec(),
             cancelled: false,
+            void: false,
+            delivered: false,
+            reads,
             ended: None,
             streamed: false,
             commit: None,
@@ -364,7 +482,7 @@ impl Model {
 
     fn free(&mut self, effect: &Effect) {
         let (job, stage, executors) = match effect {
-            Effect::FreeStage { job, stage, executors } => (job, Some(*stage), executors),
+            Effect::ResetStage { job, stage, executors, .. } => (job, Some(*stage), executors),
             Effect::FreeJob { job, executors } => (job, None, executors),
             _ => return,
         };
@@ -385,13 +503,4 @@ impl Model {
         }
         Ok(())
     }
-}
-
-fn winners<'a>(
-    tasks: &'a BTreeMap<TaskKey, Task>,
-    job: &'a JobId,
-    stage: StageId,
-) -> impl Iterator<Item = (TaskKey, OutputStats)> + 'a {
-    let of_stage = move |key: &TaskKey| key.job == *job && key.stage == stage;
-    tasks.iter().filter(move |(key, _)| of_stage(key)).filter_map(|(key, task)| Some((key.clone(), task.ended??)))
 }

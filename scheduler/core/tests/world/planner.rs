@@ -70,10 +70,28 @@ impl Dag {
             let commits = is_final && draw(3) == 0;
             let stage = StageId(first + stage);
             unread.insert(stage);
-            stages.push(StageSpec { stage, partitions, slicing, inputs, row_limit, is_final, commits, preferred });
+            let is_kept = is_final && !commits && draw(4) == 0;
+            let deterministic = row_limit.is_none() && draw(3) > 0;
+            stages.push(StageSpec {
+                stage,
+                partitions,
+                slicing,
+                inputs,
+                row_limit,
+                is_final,
+                commits,
+                is_kept,
+                deterministic,
+                preferred,
+            });
         }
         let small = draw(2) == 0;
         Self { stages, adaptive, small, due: 0, finished: BTreeSet::new(), planned: BTreeSet::new() }
+    }
+
+    /// Whether rows of a stage may come with the statuses of its tasks.
+    pub fn delivers(&self, stage: StageId) -> bool {
+        self.stages.iter().any(|spec| spec.stage == stage && spec.is_final && !spec.commits && !spec.is_kept)
     }
 
     /// What can be planned now, and whether that was the last of it.

@@ -1,0 +1,173 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What the failure of a task attempt means, by its class.
+//!
+//! | class | what happens |
+//! |---|---|
+//! | User, Deterministic | the job fails with the error: it would come again |
+//! | Resource | once more with all slots of an executor, then the job fails; a query of one task is planned as many |
+//! | Fetch | what could not be read is computed again if it is gone; the task runs again, elsewhere if it can |
+//! | Transient, Infra, Fenced | the task runs again after a while, elsewhere if it can, a few times |
+
+use ballista_core::{ClassifiedError, ErrorClass, StageId, TaskId, TaskKey};
+
+use crate::effect::Effect;
+use crate::event::{Instant64, UnreadInput};
+use crate::executors::Life;
+use crate::job::JobSeq;
+use crate::stage::Running;
+use crate::state::State;
+use crate::view::JobState;
+
+impl State {
+    /// An attempt that counted has failed; it is off the books already.
+    pub(crate) fn attempt_failed(
+        &mut self,
+        seq: JobSeq,
+        key: &TaskKey,
+        attempt: &Running,
+        error: ClassifiedError,
+        input: Option<UnreadInput>,
+        out: &mut Vec<Effect>,
+    ) {
+        let outcome = match error.class {
+            ErrorClass::User | ErrorClass::Deterministic => Err(error),
+            ErrorClass::Resource => self.ran_short(seq, key, attempt, error, out),
+            ErrorClass::Fetch => self.could_not_read(seq, key, attempt.life, error, input, out),
+            ErrorClass::Transient | ErrorClass::Infra | ErrorClass::Fenced => self.fell(seq, key, attempt.life, error, out),
+        };
+        match outcome {
+            Err(error) => self.end_job(seq, JobState::Failed(error), out),
+            Ok(()) => self.advance(seq, vec![key.stage], out),
+        }
+    }
+
+    /// A fault that may pass.
+    fn fell(
+        &mut self,
+        seq: JobSeq,
+        key: &TaskKey,
+        life: Life,
+        error: ClassifiedError,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), ClassifiedError> {
+        let (now, limit) = (self.now, self.limits.max_task_failures);
+        self.executors.strike(life, now, &self.limits);
+        let stage = self.jobs.get_mut(&seq).and_then(|job| job.stages.get_mut(&key.stage));
+        let Some(stage) = stage else { return Ok(()) };
+        let trouble = stage.trouble(key.task);
+        trouble.failures += 1;
+        trouble.avoid.insert(life);
+        let failures = trouble.failures;
+        if failures >= limit {
+            return Err(tried(error, failures));
+        }
+        self.run_later(seq, key.stage, key.task, failures, out);
+        Ok(())
+    }
+
+    /// Memory or disk ran out.
+    fn ran_short(
+        &mut self,
+        seq: JobSeq,
+        key: &TaskKey,
+        attempt: &Running,
+        error: ClassifiedError,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), ClassifiedError> {
+        if self.plan_in_smaller_tasks(seq, attempt, out) {
+            return Ok(());
+        }
+        let stage = self.jobs.get_mut(&seq).and_then(|job| job.stages.get_mut(&key.stage));
+        let Some(stage) = stage else { return Ok(()) };
+        let trouble = stage.trouble(key.task);
+        trouble.failures += 1;
+        trouble.avoid.insert(attempt.life);
+        if std::mem::replace(&mut trouble.alone, true) {
+            return Err(tried(error, trouble.failures));
+        }
+        self.run_again(seq, key.stage, key.task, out);
+        Ok(())
+    }
+
+    /// Input of a task is gone, damaged or out of reach.
+    fn could_not_read(
+        &mut self,
+        seq: JobSeq,
+        key: &TaskKey,
+        life: Life,
+        error: ClassifiedError,
+        input: Option<UnreadInput>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(), ClassifiedError> {
+        let limit = self.limits.max_unread_inputs;
+        let stage = self.jobs.get_mut(&seq).and_then(|job| job.stages.get_mut(&key.stage));
+        let Some(stage) = stage else { return Ok(()) };
+        let trouble = stage.trouble(key.task);
+        trouble.fetches += 1;
+        trouble.avoid.insert(life);
+        let fetches = trouble.fetches;
+        if fetches >= limit {
+            return Err(tried(error, fetches));
+        }
+        let Some(input) = input else {
+            self.run_later(seq, key.stage, key.task, fetches, out);
+            return Ok(());
+        };
+        let Some(holder) = self.executors.find(&input.executor, input.incarnation) else {
+            // It is lost, and what it held is computed again.
+            self.run_again(seq, key.stage, key.task, out);
+            return Ok(());
+        };
+        let job = self.jobs.get_mut(&seq);
+        let Some(producer) = job.and_then(|job| job.stages.get_mut(&input.stage)) else {
+            // Rows that another job keeps, which cannot be computed here.
+            return Err(error);
+        };
+        let strikes = producer.unreachable.entry(holder).or_insert(0);
+        *strikes += 1;
+        let is_lost = input.gone || *strikes >= self.limits.max_unreachable;
+        let now = self.now;
+        self.executors.strike(holder, now, &self.limits);
+        if is_lost {
+            self.run_again(seq, key.stage, key.task, out);
+            self.invalidate(seq, input.stage, holder, out);
+        } else {
+            self.run_later(seq, key.stage, key.task, fetches, out);
+        }
+        Ok(())
+    }
+
+    /// Runs a task again after a while, unless another attempt of it still runs.
+    fn run_later(&mut self, seq: JobSeq, id: StageId, task: TaskId, failures: u32, out: &mut Vec<Effect>) {
+        let doubled = self.limits.retry_millis.saturating_mul(1 << failures.saturating_sub(1).min(20));
+        let due = Instant64(self.now.0.saturating_add(doubled.min(self.limits.max_retry_millis)));
+        let stage = self.jobs.get_mut(&seq).and_then(|job| job.stages.get_mut(&id));
+        let Some(stage) = stage else { return };
+        if stage.attempts(task).next().is_none() && stage.tasks.contains_key(&task) {
+            stage.delayed.insert(task);
+            self.delayed.insert((due, seq, id, task));
+            self.want_inputs(seq, id, out);
+        }
+    }
+
+    /// The tasks whose time has come wait for slots.
+    pub(crate) fn start_delayed(&mut self, out: &mut Vec<Effect>) {
+        while let Some(first) = self.delayed.first().copied().filter(|(due, ..)| *due <= self.now) {
+            self.delayed.remove(&first);
+            let (_, seq, id, task) = first;
+            let stage = self.jobs.get_mut(&seq).and_then(|job| job.stages.get_mut(&id));
+            if stage.is_some_and(|stage| stage.delayed.remove(&task)) {
+                self.run_again(seq, id, task, out);
+                self.advance(seq, vec![id], out);
+            }
+        }
+    }
+}
+
+/// An error that came again and again.
+fn tried(error: ClassifiedError, times: u32) -> ClassifiedError {
+    match times {
+        0 | 1 => error,
+        _ => ClassifiedError::new(error.class, format!("{} (the last of {times} attempts)", error.message)),
+    }
+}
