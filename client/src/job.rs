@@ -4,6 +4,7 @@
 //! The call to the scheduler stays open until the last row has been handed on; dropping it earlier cancels the job.
 //! The end of the rows is an end only after the scheduler's figures were checked against what arrived.
 
+use std::collections::HashSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -23,7 +24,7 @@ use tonic::{Status, Streaming};
 use crate::cluster::{Cluster, SessionLease};
 use crate::conform::conform;
 use crate::error::{ClientError, of_job, root_cause};
-use crate::parts::{Parts, open};
+use crate::parts::{Next, PartOf, Parts, open};
 use crate::summary::{JobProgress, JobSummary, ProgressListener};
 
 /// How long an error of a result stream waits for the scheduler's verdict, which knows the cause.
@@ -68,6 +69,9 @@ pub(crate) fn follow(events: Streaming<proto::JobEvent>, context: JobContext) ->
         job: None,
         parts: Parts::default(),
         parts_received: 0,
+        tasks_seen: HashSet::new(),
+        final_stage: None,
+        unread: None,
         rows_received: 0,
         analysis: None,
         finished: None,
@@ -94,6 +98,10 @@ pub(crate) struct JobStream {
     job: Option<String>,
     parts: Parts,
     parts_received: u32,
+    tasks_seen: HashSet<u32>,
+    final_stage: Option<u32>,
+    /// Why the last part that waits for another attempt could not be read.
+    unread: Option<DataFusionError>,
     rows_received: u64,
     analysis: Option<proto::JobAnalysis>,
     finished: Option<proto::JobFinished>,
@@ -144,10 +152,18 @@ impl JobStream {
                 }
             }
             Some(Event::Result(part)) => {
-                self.parts_received += 1;
+                let of = part
+                    .task
+                    .as_ref()
+                    .map(|task| PartOf { task: task.task, attempt: (task.stage_attempt, task.attempt) });
+                if of.is_none_or(|of| self.tasks_seen.insert(of.task)) {
+                    self.parts_received += 1;
+                }
+                self.final_stage = part.task.as_ref().map(|task| task.stage);
                 let order = part.ordered.then_some(part.order);
                 let is_inline = part.location.is_none();
-                self.parts.add(order, open(Arc::clone(&self.cluster), part, Arc::clone(&self.schema)), is_inline);
+                let rows = open(Arc::clone(&self.cluster), part, Arc::clone(&self.schema));
+                self.parts.add(of, order, rows, is_inline)?;
             }
             Some(Event::Analysis(analysis)) => self.analysis = Some(analysis),
             Some(Event::Finished(finished)) => {
@@ -174,8 +190,18 @@ impl JobStream {
             }
             return Poll::Ready(self.broken.take().map(|(error, _)| Err(error)));
         }
-        match std::task::ready!(self.parts.poll_next(cx)) {
-            Some(Ok(batch)) => {
+        let polled = self.parts.poll_next(cx);
+        if polled.is_pending() && self.events.is_none() && self.parts.is_broken() {
+            // Nobody is left who could send another attempt.
+            return Poll::Ready(self.unread.take().map(Err));
+        }
+        match std::task::ready!(polled) {
+            Some(Ok(Next::Unread(of, error))) => {
+                self.report_unread(of, &error);
+                self.unread = Some(error);
+                self.poll_rows(cx)
+            }
+            Some(Ok(Next::Rows(batch))) => {
                 self.rows_received += batch.num_rows() as u64;
                 Poll::Ready(Some(conform(batch, &self.schema)))
             }
@@ -185,6 +211,21 @@ impl JobStream {
             }
             None => Poll::Ready(self.finish().err().map(Err)),
         }
+    }
+
+    /// Asks the scheduler to run a task again. It may know already, and has the last word in any case.
+    fn report_unread(&self, of: PartOf, error: &DataFusionError) {
+        let (Some(job), Some(stage)) = (self.job.clone(), self.final_stage) else { return };
+        let (stage_attempt, attempt) = of.attempt;
+        tracing::debug!(job, task = of.task, attempt, %error, "a part of the result cannot be read");
+        let task = Some(proto::TaskKey { job, stage, stage_attempt, task: of.task, attempt });
+        let request = proto::ReportUnreadRequest { task, reason: error.strip_backtrace() };
+        let mut scheduler = self.cluster.scheduler();
+        tokio::spawn(async move {
+            if let Err(status) = scheduler.report_unread(request).await {
+                tracing::warn!(reason = root_cause(&status), "cannot tell the scheduler of a part that cannot be read");
+            }
+        });
     }
 
     fn finish(&mut self) -> Result<()> {

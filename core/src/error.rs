@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::ids::{ExecutorId, Incarnation, StageId};
+
 /// Decides what the scheduler does about a failed task or job. Carried over the wire as a number, never inferred
 /// from text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -68,12 +70,32 @@ pub struct ClassifiedError {
     pub class: ErrorClass,
     /// What happened, where, and what to do.
     pub message: String,
+    /// The input that could not be read, if that was it and it is known.
+    pub unread: Option<Box<UnreadInput>>,
+}
+
+/// Outputs of a stage that a task could not read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnreadInput {
+    /// The stage that wrote them.
+    pub stage: StageId,
+    /// Who should hold them.
+    pub executor: ExecutorId,
+    /// The holder's life.
+    pub incarnation: Incarnation,
+    /// They are lost or damaged there, as their holder or a checksum says. Otherwise nobody answered.
+    pub gone: bool,
 }
 
 impl ClassifiedError {
     /// An error of `class` with this text.
     pub fn new(class: ErrorClass, message: impl Into<String>) -> Self {
-        Self { class, message: message.into() }
+        Self { class, message: message.into(), unread: None }
+    }
+
+    /// The same error, about an input.
+    pub fn with_unread(self, unread: Option<UnreadInput>) -> Self {
+        Self { unread: unread.map(Box::new), ..self }
     }
 }
 

@@ -12,7 +12,7 @@ pub mod ids;
 pub mod units;
 
 pub use config::BallistaConfig;
-pub use error::{ClassifiedError, ErrorClass};
+pub use error::{ClassifiedError, ErrorClass, UnreadInput};
 pub use ids::{ExecutorId, Incarnation, InvalidId, JobId, SchedulerEpoch, StageId, TaskId, TaskKey};
 
 /// Version of the wire protocol; client, scheduler and executor must agree on it.

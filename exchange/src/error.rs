@@ -13,7 +13,7 @@ use std::io;
 use std::sync::Arc;
 
 use arrow::error::ArrowError;
-use ballista_core::{ClassifiedError, ErrorClass, InvalidId, TaskKey};
+use ballista_core::{ClassifiedError, ErrorClass, InvalidId, StageId, TaskKey, UnreadInput};
 use ballista_shuffle::ShuffleError;
 use datafusion::error::DataFusionError;
 use datafusion::parquet::errors::ParquetError;
@@ -35,6 +35,10 @@ pub enum ExchangeError {
         message: String,
         /// The producer, as far as the reader knows it.
         address: Option<Box<ExecutorAddress>>,
+        /// The stage that wrote it, as far as the reader knows it.
+        stage: Option<StageId>,
+        /// It is lost or damaged there. Otherwise the producer did not answer.
+        gone: bool,
     },
     /// A remote peer failed; its class is kept.
     #[error("{0}")]
@@ -81,18 +85,57 @@ pub enum ExchangeError {
 }
 
 impl ExchangeError {
-    /// A [`ExchangeError::Fetch`] of data that the executor at `address` should have.
-    pub fn fetch(address: &ExecutorAddress, message: impl ToString) -> Self {
+    /// A [`ExchangeError::Fetch`] of data that the executor at `address` should have, and that cannot be reached.
+    pub fn unreachable(address: &ExecutorAddress, message: impl ToString) -> Self {
         Self::Fetch {
             producer: address.to_string(),
             message: message.to_string(),
             address: Some(Box::new(address.clone())),
+            stage: None,
+            gone: false,
+        }
+    }
+
+    /// A [`ExchangeError::Fetch`] of data that the executor at `address` should have, and that is lost or damaged.
+    pub fn gone(address: &ExecutorAddress, message: impl ToString) -> Self {
+        match Self::unreachable(address, message) {
+            Self::Fetch { producer, message, address, stage, .. } => {
+                Self::Fetch { producer, message, address, stage, gone: true }
+            }
+            other => other,
         }
     }
 
     /// A [`ExchangeError::Fetch`] of an output that this executor should have.
     pub fn lost(output: &TaskKey, message: impl ToString) -> Self {
-        Self::Fetch { producer: format!("output {output}"), message: message.to_string(), address: None }
+        Self::Fetch {
+            producer: format!("output {output}"),
+            message: message.to_string(),
+            address: None,
+            stage: Some(output.stage),
+            gone: true,
+        }
+    }
+
+    /// The same error, of data that `stage` wrote.
+    pub(crate) fn of_stage(mut self, of: StageId) -> Self {
+        if let Self::Fetch { stage, .. } = &mut self {
+            *stage = Some(of);
+        }
+        self
+    }
+
+    /// What could not be read, for the scheduler.
+    fn unread(&self) -> Option<UnreadInput> {
+        match self {
+            Self::Fetch { address: Some(address), stage: Some(stage), gone, .. } => Some(UnreadInput {
+                stage: *stage,
+                executor: address.executor.clone(),
+                incarnation: address.incarnation,
+                gone: *gone,
+            }),
+            _ => None,
+        }
     }
 
     /// What the scheduler should do about it.
@@ -150,7 +193,7 @@ impl From<ExchangeError> for DataFusionError {
 
 impl From<&ExchangeError> for ClassifiedError {
     fn from(error: &ExchangeError) -> Self {
-        ClassifiedError::new(error.class(), error.full_text())
+        ClassifiedError::new(error.class(), error.full_text()).with_unread(error.unread())
     }
 }
 
@@ -160,7 +203,8 @@ pub fn classify(error: &DataFusionError) -> ClassifiedError {
         Some(exchange) => exchange.full_text(),
         None => error.strip_backtrace(),
     };
-    ClassifiedError::new(class_of(error), text)
+    let unread = find::<ExchangeError>(error).and_then(ExchangeError::unread);
+    ClassifiedError::new(class_of(error), text).with_unread(unread)
 }
 
 /// The class of an error that came out of a plan.
@@ -270,7 +314,7 @@ mod tests {
             host: "host".into(),
             port: 1,
         };
-        ExchangeError::fetch(&address, "gone")
+        ExchangeError::gone(&address, "gone")
     }
 
     #[test]

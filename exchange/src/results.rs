@@ -77,6 +77,11 @@ impl ResultStreams {
         }
     }
 
+    /// Forgets the stream of a task; its sender sees its consumer gone.
+    pub fn free_task(&self, key: &TaskKey) {
+        self.streams.lock().remove(key);
+    }
+
     /// Forgets the streams of a job; their senders see their consumer gone.
     pub fn free_job(&self, job: &JobId) {
         self.streams.lock().retain(|key, _| key.job != *job);

@@ -5,7 +5,9 @@
 use std::fmt;
 use std::ops::Range;
 
-use ballista_core::{ExecutorId, Incarnation, JobId, StageId, TaskId, TaskKey};
+use ballista_core::{
+    ClassifiedError, ErrorClass, ExecutorId, Incarnation, JobId, StageId, TaskId, TaskKey, UnreadInput,
+};
 use ballista_proto as proto;
 
 use crate::error::{ExchangeError, Result};
@@ -33,6 +35,30 @@ pub fn task_key_to_proto(key: &TaskKey) -> proto::TaskKey {
         task: key.task.0,
         attempt: key.attempt,
     }
+}
+
+/// The wire form of an error.
+pub fn failure_to_proto(error: &ClassifiedError) -> proto::Failure {
+    let input = error.unread.as_ref().map(|input| proto::UnreadInput {
+        stage: input.stage.0,
+        executor: input.executor.to_string(),
+        incarnation: input.incarnation.0,
+        gone: input.gone,
+    });
+    proto::Failure { class: error.class.code(), message: error.message.clone(), input }
+}
+
+/// An error from the wire. An input that makes no sense is left out: it only helps.
+pub fn failure_from_proto(failure: proto::Failure) -> ClassifiedError {
+    let input = failure.input.and_then(|input| {
+        Some(UnreadInput {
+            stage: StageId(input.stage),
+            executor: ExecutorId::new(input.executor).ok()?,
+            incarnation: Incarnation(input.incarnation),
+            gone: input.gone,
+        })
+    });
+    ClassifiedError::new(ErrorClass::from_code(failure.class), failure.message).with_unread(input)
 }
 
 /// One life of one executor, and where its data service is reached.

@@ -76,6 +76,17 @@ impl Writes {
         outcome
     }
 
+    /// Throws away what a task wrote that does not count.
+    pub(crate) fn free_task(&self, task: &TaskKey) {
+        let mut tasks = self.tasks.lock();
+        if !matches!(tasks.get(task), Some(Phase::Staged(_))) {
+            return;
+        }
+        if let Some(Phase::Staged(staged)) = tasks.remove(task) {
+            self.discard(staged);
+        }
+    }
+
     /// Throws away what the tasks of a job wrote and was not published.
     pub(crate) fn free_job(&self, job: &JobId) {
         let mut tasks = self.tasks.lock();

@@ -7,6 +7,7 @@
 //! * [`cached`]: [`cached::CachedExec`], the leaf that stands for rows that another job has kept.
 //! * [`memory`]: tables in memory, and rows of the client made one.
 //! * [`equivalences`]: what is known to be equal or constant in the rows of an exchange.
+//! * [`determinism`]: whether a stage gives the same rows when it runs again.
 //! * [`slice`]: restricts a stage's plan to the partitions of one task.
 //! * [`task`]: from encoded stage bytes to a plan instance ready to run.
 //! * [`functions`]: where functions come from, Spark's among them. [`ipc`]: schemas as bytes.
@@ -24,6 +25,7 @@ mod codec_tests;
 pub mod config;
 pub mod context;
 mod convert;
+pub mod determinism;
 pub mod equivalences;
 pub mod functions;
 pub mod ipc;

@@ -103,8 +103,10 @@ fn read_file(output: Arc<Output>, buckets: Range<usize>, from: Position, bytes: 
 /// Errors of reading a producer's data mean that the data is lost, except when it is us who lack something.
 pub(super) fn as_fetch(address: &ExecutorAddress, error: ExchangeError) -> ExchangeError {
     match error.class() {
+        // Whoever could not be reached may have it still.
+        ErrorClass::Fetch if matches!(&error, ExchangeError::Fetch { gone: false, .. }) => error,
         ErrorClass::Fetch | ErrorClass::Transient | ErrorClass::Fenced | ErrorClass::Infra => {
-            ExchangeError::fetch(address, error.full_text())
+            ExchangeError::gone(address, error.full_text())
         }
         ErrorClass::Resource | ErrorClass::Deterministic | ErrorClass::User => error,
     }
@@ -136,7 +138,20 @@ impl From<Status> for Failure {
 }
 
 impl Request<'_> {
+    /// Fetches the chunk, unless the producer is out of the cluster.
     async fn send(&self) -> Result<Chunk> {
+        let mut lost = self.client.lost.subscribe();
+        let incarnation = self.address.incarnation;
+        tokio::select! {
+            chunk = self.send_twice() => chunk,
+            // The sender lives in the client, so waiting cannot fail.
+            _ = lost.wait_for(|lost| lost.contains(&incarnation)) => {
+                Err(ExchangeError::unreachable(self.address, "the executor is lost"))
+            }
+        }
+    }
+
+    async fn send_twice(&self) -> Result<Chunk> {
         let mut first_failure = None;
         loop {
             let connection = match self.client.connections.get(self.address).await {
@@ -153,7 +168,10 @@ impl Request<'_> {
                 Err(Failure::Broken(message)) => {
                     connection.discard().await;
                     if let Some(first) = first_failure {
-                        return Err(ExchangeError::fetch(self.address, format!("{message}; at the first try {first}")));
+                        return Err(ExchangeError::unreachable(
+                            self.address,
+                            format!("{message}; at the first try {first}"),
+                        ));
                     }
                     tracing::debug!(producer = %self.address, %message, "repeating a fetch over a fresh connection");
                     first_failure = Some(message);

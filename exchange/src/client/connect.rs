@@ -47,8 +47,8 @@ pub fn bulk_endpoint(uri: String) -> Result<Endpoint> {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(MAX_FRAME_BYTES)
         .http2_adaptive_window(false)
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(10))
+        .http2_keep_alive_interval(Duration::from_secs(5))
+        .keep_alive_timeout(Duration::from_secs(5))
         .keep_alive_while_idle(true)
         .tcp_nodelay(true)
         .tcp_keepalive(Some(Duration::from_secs(30)))
@@ -63,7 +63,7 @@ pub struct TcpConnector;
 impl Connector for TcpConnector {
     async fn connect(&self, address: &ExecutorAddress) -> Result<Channel> {
         let endpoint = bulk_endpoint(format!("http://{}", address.authority()))?;
-        endpoint.connect().await.map_err(|error| ExchangeError::fetch(address, with_sources(&error)))
+        endpoint.connect().await.map_err(|error| ExchangeError::unreachable(address, with_sources(&error)))
     }
 }
 
@@ -119,7 +119,10 @@ impl Connector for LocalConnector {
             let dialed = connector.dial(&authority).map(TokioIo::new);
             async move { dialed }
         });
-        endpoint.connect_with_connector(dial).await.map_err(|error| ExchangeError::fetch(address, with_sources(&error)))
+        endpoint
+            .connect_with_connector(dial)
+            .await
+            .map_err(|error| ExchangeError::unreachable(address, with_sources(&error)))
     }
 }
 

@@ -75,7 +75,8 @@ impl LocalRun {
 
     fn open(&mut self, key: &TaskKey) -> Result<()> {
         let output = self.store.get(key).ok_or_else(|| {
-            ExchangeError::fetch(&self.address, format!("output {key} is not held by this executor any longer"))
+            ExchangeError::gone(&self.address, format!("output {key} is not held by this executor any longer"))
+                .of_stage(key.stage)
         })?;
         self.current = match output.tier() {
             Tier::Memory(tier) => {

@@ -26,6 +26,7 @@ mod local;
 mod result;
 mod run;
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -33,10 +34,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use ballista_core::{JobId, StageId, TaskKey};
+use ballista_core::{Incarnation, JobId, StageId, TaskKey};
 use ballista_shuffle::batch_bytes;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use crate::error::{ExchangeError, Result};
 use crate::store::ShuffleStore;
@@ -56,6 +58,9 @@ pub use result::read_result;
 
 /// A stream of batches.
 pub type BatchStream = Pin<Box<dyn Stream<Item = Result<RecordBatch>> + Send>>;
+
+/// More lost executors than any fetch under way may still be waiting for.
+const REMEMBERED_LOSSES: usize = 10_000;
 
 /// Bounds on fetched data.
 #[derive(Debug, Clone, Copy)]
@@ -144,6 +149,8 @@ struct Inner {
     config: FetchConfig,
     governor: Arc<Governor>,
     broadcasts: Broadcasts,
+    /// Lives of executors that are out of the cluster.
+    lost: watch::Sender<HashSet<Incarnation>>,
     runtime: Handle,
 }
 
@@ -167,6 +174,7 @@ impl ExchangeClient {
             governor: Governor::new(config.bytes_in_flight),
             config,
             broadcasts: Broadcasts::default(),
+            lost: watch::Sender::default(),
             runtime: Handle::current(),
         };
         Self { inner: Arc::new(inner) }
@@ -250,6 +258,16 @@ impl ExchangeClient {
         Ok(Broadcast { batches: Arc::new(batches), _reservation: reservation })
     }
 
+    /// An executor is out of the cluster: whatever is being fetched from it fails now, and not when its connection does.
+    pub fn peer_lost(&self, incarnation: Incarnation) {
+        self.inner.lost.send_modify(|lost| {
+            if lost.len() >= REMEMBERED_LOSSES {
+                lost.clear();
+            }
+            lost.insert(incarnation);
+        });
+    }
+
     /// Forgets the broadcast inputs of a job.
     pub fn free_job(&self, job: &JobId) {
         self.inner.broadcasts.free_job(job);
@@ -294,6 +312,7 @@ impl ExchangeClient {
         check: Arc<RowCheck>,
         memory_tier: bool,
     ) -> BatchStream {
+        let stage = outputs.first().map_or(StageId(0), |output| output.stage);
         let rows = match &self.inner.store {
             Some(store) if memory_tier && self.is_own(&address) => {
                 AnyRun::Local(LocalRun::new(context, address, Arc::clone(store), outputs, buckets))
@@ -312,7 +331,7 @@ impl ExchangeClient {
                 None => check.end_of_run().map(|()| None),
             }
         });
-        batches.boxed()
+        batches.map_err(move |error: ExchangeError| error.of_stage(stage)).boxed()
     }
 }
 

@@ -173,7 +173,7 @@ impl RowCheck {
         let received = self.received.load(Ordering::Acquire);
         match self.expected {
             Some(expected) if expected != received => {
-                Err(ExchangeError::fetch(&self.address, format!("{received} rows received, {expected} expected")))
+                Err(ExchangeError::gone(&self.address, format!("{received} rows received, {expected} expected")))
             }
             _ => Ok(()),
         }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-//! Background eviction: finished outputs move from memory to their files, largest first.
+//! Background eviction: finished outputs move from memory to their files, largest first. Those that are kept for recovery
+//! only are dropped before that.
 //!
 //! At most one eviction runs per store. It is started by whoever finds too little memory, works in parallel on a few
 //! blocking threads, and ends when the store is down at the wanted level or nothing is left to evict. Whoever waits
@@ -76,14 +77,19 @@ impl ShuffleStore {
         before.iter().filter(|output| output.memory_bytes() == 0).count()
     }
 
-    /// The largest output in memory that no eviction has taken yet.
+    /// The output in memory to evict next: released ones first, then the largest, of those that no eviction has taken.
     fn next_victim(&self) -> Option<Arc<Output>> {
         let catalog = self.catalog.lock();
         let victims = catalog.outputs.values().filter(|output| output.is_evictable());
-        victims.max_by_key(|output| output.memory_bytes()).cloned()
+        victims.max_by_key(|output| (output.is_released(), output.memory_bytes())).cloned()
     }
 
     async fn evict_output(self: Arc<Self>, output: Arc<Output>) {
+        if output.is_released() {
+            // Whoever wants it after all has it computed again.
+            self.free_output(output.key());
+            return;
+        }
         let Tier::Memory(memory) = output.tier() else { return };
         let (store, victim) = (Arc::clone(&self), Arc::clone(&output));
         let written = tokio::task::spawn_blocking(move || -> Result<FileTier> {

@@ -15,6 +15,7 @@
 //!   below it again, so that operators hardly ever see a full pool because of the store;
 //! * above the *high watermark*, or when the pool refuses, an append waits for an eviction under way. As long as one
 //!   is, a bounded *overdraft* lets it go on at once;
+//! * released outputs, which are kept only in case others are lost, are the first to go, and are dropped;
 //! * when nothing can be evicted, the writer spills its own buckets to a segment file and goes on.
 //!
 //! So an append always ends: with the batch kept, or with the error of the disk.
@@ -82,8 +83,10 @@ pub struct StoreStats {
     pub memory_bytes: usize,
     /// Bytes in files, spilled segments included.
     pub disk_bytes: u64,
-    /// Finished outputs.
+    /// Finished outputs that somebody is expected to read.
     pub outputs: usize,
+    /// Finished outputs that are kept for recovery only.
+    pub released: usize,
 }
 
 /// The shuffle outputs of one executor; see the module's documentation.
@@ -180,6 +183,23 @@ impl ShuffleStore {
         });
     }
 
+    /// Forgets one attempt of a task.
+    pub fn free_output(&self, key: &TaskKey) {
+        let removed = self.remove(|other| other == key);
+        off_reactor(move || drop(removed));
+    }
+
+    /// Keeps the outputs of a stage for recovery only: those in memory are dropped, and not written to disk, when room is
+    /// short.
+    pub fn release_stage(&self, job: &JobId, stage: StageId) {
+        let catalog = self.catalog.lock();
+        for (key, output) in &catalog.outputs {
+            if key.stage == stage && key.job == *job {
+                output.release();
+            }
+        }
+    }
+
     /// Forgets a job. Files and memory go in the background, once their readers are done.
     pub fn free_job(&self, job: &JobId) {
         let removed = self.remove(|key| key.job == *job);
@@ -204,10 +224,15 @@ impl ShuffleStore {
 
     /// What the store holds.
     pub fn stats(&self) -> StoreStats {
+        let (outputs, released) = {
+            let catalog = self.catalog.lock();
+            (catalog.outputs.len(), catalog.outputs.values().filter(|output| output.is_released()).count())
+        };
         StoreStats {
             memory_bytes: self.counters.memory(),
             disk_bytes: self.counters.disk(),
-            outputs: self.catalog.lock().outputs.len(),
+            outputs: outputs - released,
+            released,
         }
     }
 

@@ -28,6 +28,8 @@ pub struct Output {
     tier: RwLock<Tier>,
     /// An eviction has taken it, or has failed to write it.
     claimed: AtomicBool,
+    /// It is kept for recovery only.
+    released: AtomicBool,
 }
 
 /// Where an output's rows are. Cloning is cheap and takes a snapshot that an eviction does not touch.
@@ -103,7 +105,8 @@ impl Output {
         bucket_rows: Vec<u64>,
         tier: Tier,
     ) -> Self {
-        Self { key, schema, compression, bucket_rows, tier: RwLock::new(tier), claimed: AtomicBool::new(false) }
+        let (claimed, released) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { key, schema, compression, bucket_rows, tier: RwLock::new(tier), claimed, released }
     }
 
     /// Whose output this is.
@@ -142,6 +145,15 @@ impl Output {
             Tier::Memory(memory) => memory.held.size(),
             Tier::File(_) => 0,
         }
+    }
+
+    /// Whether it is kept for recovery only.
+    pub fn is_released(&self) -> bool {
+        self.released.load(Ordering::Acquire)
+    }
+
+    pub(super) fn release(&self) {
+        self.released.store(true, Ordering::Release);
     }
 
     pub(super) fn is_evictable(&self) -> bool {

@@ -27,7 +27,8 @@ use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use ballista_core::{ClassifiedError, ErrorClass, JobId, StageId, TaskKey};
+use ballista_core::{ClassifiedError, ErrorClass, Incarnation, JobId, StageId, TaskKey};
+use ballista_exchange::wire::failure_to_proto;
 use ballista_exchange::{ExchangeClient, ResultStreams, ShuffleStore};
 use ballista_plan::codec::PlanCodec;
 use ballista_proto as proto;
@@ -137,12 +138,20 @@ impl TaskRunner {
         self.inner.env.cpu.spawn(supervised.instrument(span));
     }
 
-    /// Stops a task. One that is not known here is reported as cancelled, so that nobody waits for it.
+    /// Stops a task, or throws away what it has written. One that is not known here is reported as cancelled, so that
+    /// nobody waits for it.
     pub(crate) fn cancel(&self, key: &TaskKey) {
         let jobs = self.inner.jobs.lock();
         match jobs.get(&key.job).and_then(|tasks| tasks.get(key)) {
             Some(Entry::Running(cancel)) => cancel.cancel(),
-            Some(Entry::Ended) => {}
+            Some(Entry::Ended) => {
+                drop(jobs);
+                let env = &self.inner.env;
+                env.store.free_output(key);
+                env.results.free_task(key);
+                env.writes.free_task(key);
+                env.released.notify_one();
+            }
             None => {
                 drop(jobs);
                 self.inner.env.outbox.push(key, failed(cancelled()));
@@ -159,7 +168,7 @@ impl TaskRunner {
                 Ok(()) => Status::Committed(proto::TaskCommitted {}),
                 Err(error) => {
                     tracing::warn!(task = %key, class = %error.class, error = %error.message, "commit failed");
-                    Status::CommitFailed(proto::Failure { class: error.class.code(), message: error.message })
+                    Status::CommitFailed(failure_to_proto(&error))
                 }
             };
             env.outbox.push(&key, status);
@@ -167,7 +176,20 @@ impl TaskRunner {
         });
     }
 
-    /// Frees the output of a stage whose consumers are done.
+    /// Keeps the output of a stage whose consumers are done for recovery only.
+    pub(crate) fn release_stage(&self, job: &JobId, stage: StageId) {
+        let env = &self.inner.env;
+        env.store.release_stage(job, stage);
+        env.client.free_stage(job, stage);
+        env.released.notify_one();
+    }
+
+    /// Another executor is out of the cluster.
+    pub(crate) fn peer_lost(&self, incarnation: Incarnation) {
+        self.inner.env.client.peer_lost(incarnation);
+    }
+
+    /// Frees the output of a stage that is void.
     pub(crate) fn free_stage(&self, job: &JobId, stage: StageId) {
         let env = &self.inner.env;
         env.store.free_stage(job, stage);
@@ -253,5 +275,5 @@ fn cancelled() -> ClassifiedError {
 }
 
 fn failed(error: ClassifiedError) -> proto::task_status::Status {
-    proto::task_status::Status::Failed(proto::Failure { class: error.class.code(), message: error.message })
+    proto::task_status::Status::Failed(failure_to_proto(&error))
 }

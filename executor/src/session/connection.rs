@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use ballista_core::{JobId, PROTOCOL_VERSION, StageId};
+use ballista_core::{Incarnation, JobId, PROTOCOL_VERSION, StageId};
 use ballista_exchange::TicketKey;
 use ballista_exchange::wire::task_key_from_proto;
 use ballista_proto as proto;
@@ -175,6 +175,13 @@ fn handle(received: proto::SchedulerMessage, life: &Life, services: &Services) {
         }
         Some(Down::FreeStage(free)) => {
             JobId::new(&free.job).map(|job| runner.free_stage(&job, StageId(free.stage))).map_err(Into::into)
+        }
+        Some(Down::ReleaseStage(release)) => {
+            JobId::new(&release.job).map(|job| runner.release_stage(&job, StageId(release.stage))).map_err(Into::into)
+        }
+        Some(Down::PeerLost(peer)) => {
+            runner.peer_lost(Incarnation(peer.incarnation));
+            Ok(())
         }
         Some(Down::FreeJob(free)) => JobId::new(&free.job).map(|job| runner.free_job(&job)).map_err(Into::into),
         Some(Down::Ack(ack)) => {

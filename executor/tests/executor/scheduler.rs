@@ -103,6 +103,10 @@ impl SchedulerService for FakeScheduler {
         Err(Status::unimplemented(""))
     }
 
+    async fn report_unread(&self, _: Request<proto::ReportUnreadRequest>) -> Reply<proto::ReportUnreadResponse> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn get_cluster(&self, _: Request<proto::GetClusterRequest>) -> Reply<proto::GetClusterResponse> {
         Err(Status::unimplemented(""))
     }

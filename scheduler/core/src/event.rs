@@ -96,8 +96,6 @@ pub enum Event {
         incarnation: Incarnation,
         /// Why.
         error: ClassifiedError,
-        /// The input that could not be read, if that was it and it is known.
-        input: Option<UnreadInput>,
     },
     /// A task of the final stage has rows ready: the client may connect. Ignored for other stages.
     TaskStreaming {
@@ -107,6 +105,13 @@ pub enum Event {
         executor: ExecutorId,
         /// The executor's life.
         incarnation: Incarnation,
+    },
+    /// The client cannot read the result of a task of the final stage: it runs again.
+    ResultUnread {
+        /// The task attempt.
+        task: TaskKey,
+        /// Why, for the error if that happens too often.
+        reason: String,
     },
     /// What a task wrote is published: the answer to [`Effect::Commit`](crate::Effect::Commit).
     TaskCommitted {
@@ -145,19 +150,6 @@ pub enum Event {
     /// Time passes: executors whose lease expired are lost, tasks that waited for their time run again, late ones get a
     /// second attempt.
     Tick,
-}
-
-/// Outputs that a task could not read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnreadInput {
-    /// The stage that wrote them.
-    pub stage: StageId,
-    /// Who should hold them.
-    pub executor: ExecutorId,
-    /// The holder's life.
-    pub incarnation: Incarnation,
-    /// They are gone or damaged, as their holder or a checksum says. Otherwise nobody answered.
-    pub gone: bool,
 }
 
 /// A stage as the planner hands it over.

@@ -134,7 +134,12 @@ fn check_stage(seq: JobSeq, job: &Job, stage: &Stage, claims: &mut Claims) -> Re
     partitions.sort_unstable();
     partitions.dedup();
     ensure!(partitions.len() == found, "a partition is in two places");
-    ensure!(found == stage.partitions as usize, "{} of {} partitions are lost", stage.partitions as usize - found, stage.partitions);
+    ensure!(
+        found == stage.partitions as usize,
+        "{} of {} partitions are lost",
+        stage.partitions as usize - found,
+        stage.partitions
+    );
     ensure!(partitions.last().is_none_or(|last| *last < stage.partitions), "a partition is out of range");
     let done: usize = stage.outputs.keys().map(|task| stage.partitions_of(*task).len()).sum();
     ensure!(done == stage.partitions_done as usize, "{done} partitions are done, not {}", stage.partitions_done);
@@ -146,14 +151,16 @@ fn check_stage(seq: JobSeq, job: &Job, stage: &Stage, claims: &mut Claims) -> Re
         ensure!(blocked_by == stage.blocked_by, "blocked by {}, should be {blocked_by}", stage.blocked_by);
         let waits = stage.has_waiting() || !stage.delayed.is_empty();
         let is_there = |input: &StageId| {
-            job.stages.get(input).is_some_and(|input| input.phase == Phase::Open || (input.is_complete() && !input.released))
+            job.stages
+                .get(input)
+                .is_some_and(|input| input.phase == Phase::Open || (input.is_complete() && !input.released))
         };
         ensure!(!waits || stage.inputs.iter().all(is_there), "an input is lost and nobody computes it");
     } else {
         let waits = stage.has_waiting() || !stage.delayed.is_empty();
         ensure!(!waits && stage.running.is_empty(), "it is finished and still runs");
     }
-    if job.finished.is_none() {
+    if job.finished.is_none() && job.committing.is_empty() {
         let open = stage.consumers.iter().filter(|consumer| is_open(consumer)).count();
         ensure!(open == stage.open_consumers, "{open} consumers are open, not {}", stage.open_consumers);
     }

@@ -10,7 +10,7 @@ use ballista_core::{ClassifiedError, ErrorClass, JobId, StageId, TaskKey};
 use crate::effect::{Effect, PlanReason, StageFinished, TaskOutput};
 use crate::event::StageSpec;
 use crate::job::{Job, JobSeq};
-use crate::stage::{Phase, Running, Stage};
+use crate::stage::{Phase, Stage};
 use crate::state::State;
 use crate::view::{JobState, JobView};
 
@@ -252,6 +252,8 @@ impl State {
         }
         if job.committing.is_empty() {
             self.finish_job(seq, out);
+        } else {
+            self.close(seq, out);
         }
     }
 
@@ -282,13 +284,20 @@ impl State {
         job.is_some_and(|job| !job.committing.is_empty())
     }
 
-    /// The final stage is finished: whatever else runs for the job is not needed.
+    /// The results are complete.
     fn finish_job(&mut self, seq: JobSeq, out: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get_mut(&seq) else { return };
         job.finished = Some(self.now);
-        job.ready.clear();
         out.push(Effect::JobFinished { job: job.id.clone() });
-        let open: Vec<_> = job.stages.values().filter(|stage| stage.phase == Phase::Open).map(|stage| stage.id).collect();
+        self.close(seq, out);
+    }
+
+    /// The final stage is finished: whatever else runs for the job is not needed.
+    fn close(&mut self, seq: JobSeq, out: &mut Vec<Effect>) {
+        let Some(job) = self.jobs.get_mut(&seq) else { return };
+        job.ready.clear();
+        let open: Vec<_> =
+            job.stages.values().filter(|stage| stage.phase == Phase::Open).map(|stage| stage.id).collect();
         for id in open {
             let Some(job) = self.jobs.get_mut(&seq) else { return };
             let Some(stage) = job.stages.get_mut(&id) else { continue };
@@ -330,11 +339,11 @@ impl State {
 
     /// Drops the plan of a job whose only task ran out of memory, and asks for one of many tasks. `false` if the job was
     /// not planned as one task, was planned again before, or has rows at the client already.
-    pub(crate) fn plan_in_smaller_tasks(&mut self, seq: JobSeq, failed: &Running, out: &mut Vec<Effect>) -> bool {
+    pub(crate) fn plan_in_smaller_tasks(&mut self, seq: JobSeq, out: &mut Vec<Effect>) -> bool {
         let Some(job) = self.jobs.get_mut(&seq) else { return false };
-        let only_task = |stage: &Stage| stage.is_final && stage.next_task == 1 && stage.is_done();
+        let only_task = |stage: &Stage| stage.is_final && stage.next_task == 1 && stage.is_done() && !stage.streamed;
         let one_task = job.complete && job.stages.len() == 1 && job.stages.values().all(only_task);
-        if !one_task || job.planned_again || failed.streaming {
+        if !one_task || job.planned_again {
             return false;
         }
         let executors = self.executors.addresses(&job.touched);

@@ -72,6 +72,6 @@ mod tasks;
 pub mod view;
 
 pub use effect::{Effect, PlanReason, StageFinished, TaskOutput};
-pub use event::{Event, Instant64, OutputStats, Slicing, StageSpec, UnreadInput};
+pub use event::{Event, Instant64, OutputStats, Slicing, StageSpec};
 pub use state::{Limits, Speculation, State};
 pub use view::{ExecutorView, Footprint, JobState, JobView, Progress, StageState, StageView};

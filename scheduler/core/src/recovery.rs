@@ -60,7 +60,9 @@ impl State {
     ) -> Result<(), String> {
         let Some(job) = self.jobs.get_mut(&seq) else { return Ok(()) };
         if job.committing.values().any(|committing| *committing == life) {
-            return Err("it was publishing what the query had written: some of it may be there, some may not".to_owned());
+            return Err(
+                "it was publishing what the query had written: some of it may be there, some may not".to_owned()
+            );
         }
         let published = job.finished.is_some() || !job.committing.is_empty();
         job.touched.remove(&life);
@@ -106,7 +108,7 @@ impl State {
     }
 
     /// Parts of a result that was complete are gone, and the client may not have read them: they come again.
-    fn resume_result(&mut self, seq: JobSeq, id: StageId, out: &mut Vec<Effect>) {
+    pub(crate) fn resume_result(&mut self, seq: JobSeq, id: StageId, out: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get_mut(&seq) else { return };
         let is_final = job.stages.get(&id).is_some_and(|stage| stage.is_final);
         if is_final && job.finished.take().is_some() {
@@ -117,7 +119,7 @@ impl State {
     }
 
     /// After a loss: lost tasks of open stages wait for slots again, and what open stages still have to read is wanted.
-    fn recover(&mut self, seq: JobSeq, out: &mut Vec<Effect>) {
+    pub(crate) fn recover(&mut self, seq: JobSeq, out: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get_mut(&seq) else { return };
         let mut open = Vec::new();
         for (id, stage) in &mut job.stages {
@@ -226,7 +228,8 @@ impl State {
             self.void(seq, id, out);
         }
         let Some(job) = self.jobs.get(&seq) else { return false };
-        let open: Vec<_> = job.stages.values().filter(|stage| stage.phase == Phase::Open).map(|stage| stage.id).collect();
+        let open: Vec<_> =
+            job.stages.values().filter(|stage| stage.phase == Phase::Open).map(|stage| stage.id).collect();
         for id in open {
             self.want_inputs(seq, id, out);
         }

@@ -11,10 +11,9 @@
 use ballista_core::{ClassifiedError, ErrorClass, StageId, TaskId, TaskKey};
 
 use crate::effect::Effect;
-use crate::event::{Instant64, UnreadInput};
+use crate::event::Instant64;
 use crate::executors::Life;
 use crate::job::JobSeq;
-use crate::stage::Running;
 use crate::state::State;
 use crate::view::JobState;
 
@@ -24,16 +23,15 @@ impl State {
         &mut self,
         seq: JobSeq,
         key: &TaskKey,
-        attempt: &Running,
+        life: Life,
         error: ClassifiedError,
-        input: Option<UnreadInput>,
         out: &mut Vec<Effect>,
     ) {
         let outcome = match error.class {
             ErrorClass::User | ErrorClass::Deterministic => Err(error),
-            ErrorClass::Resource => self.ran_short(seq, key, attempt, error, out),
-            ErrorClass::Fetch => self.could_not_read(seq, key, attempt.life, error, input, out),
-            ErrorClass::Transient | ErrorClass::Infra | ErrorClass::Fenced => self.fell(seq, key, attempt.life, error, out),
+            ErrorClass::Resource => self.ran_short(seq, key, life, error, out),
+            ErrorClass::Fetch => self.could_not_read(seq, key, life, error, out),
+            ErrorClass::Transient | ErrorClass::Infra | ErrorClass::Fenced => self.fell(seq, key, life, error, out),
         };
         match outcome {
             Err(error) => self.end_job(seq, JobState::Failed(error), out),
@@ -70,18 +68,18 @@ impl State {
         &mut self,
         seq: JobSeq,
         key: &TaskKey,
-        attempt: &Running,
+        life: Life,
         error: ClassifiedError,
         out: &mut Vec<Effect>,
     ) -> Result<(), ClassifiedError> {
-        if self.plan_in_smaller_tasks(seq, attempt, out) {
+        if self.plan_in_smaller_tasks(seq, out) {
             return Ok(());
         }
         let stage = self.jobs.get_mut(&seq).and_then(|job| job.stages.get_mut(&key.stage));
         let Some(stage) = stage else { return Ok(()) };
         let trouble = stage.trouble(key.task);
         trouble.failures += 1;
-        trouble.avoid.insert(attempt.life);
+        trouble.avoid.insert(life);
         if std::mem::replace(&mut trouble.alone, true) {
             return Err(tried(error, trouble.failures));
         }
@@ -96,7 +94,6 @@ impl State {
         key: &TaskKey,
         life: Life,
         error: ClassifiedError,
-        input: Option<UnreadInput>,
         out: &mut Vec<Effect>,
     ) -> Result<(), ClassifiedError> {
         let limit = self.limits.max_unread_inputs;
@@ -109,7 +106,7 @@ impl State {
         if fetches >= limit {
             return Err(tried(error, fetches));
         }
-        let Some(input) = input else {
+        let Some(input) = error.unread.clone() else {
             self.run_later(seq, key.stage, key.task, fetches, out);
             return Ok(());
         };
@@ -135,6 +132,44 @@ impl State {
             self.run_later(seq, key.stage, key.task, fetches, out);
         }
         Ok(())
+    }
+
+    /// A part of the result cannot be read where it was said to be.
+    pub(crate) fn result_unread(&mut self, key: &TaskKey, reason: &str, out: &mut Vec<Effect>) {
+        let Some(seq) = self.by_id.get(&key.job).copied() else { return };
+        let limit = self.limits.max_task_failures;
+        let Some(job) = self.jobs.get_mut(&seq) else { return };
+        let Some(stage) = job.stages.get_mut(&key.stage) else { return };
+        if !stage.is_final || stage.commits || stage.is_kept || stage.attempt != key.stage_attempt {
+            return;
+        }
+        let life = if let Some(running) = stage.take_running(key) {
+            if let Some((executor, incarnation)) = self.executors.cancel(running.life, key) {
+                out.push(Effect::CancelTask { task: key.clone(), executor, incarnation });
+            }
+            running.life
+        } else if let Some(output) = stage.lose_output(key) {
+            self.executors.unneed(output.life, seq);
+            if let Some((executor, incarnation)) = self.executors.get(output.life).map(|executor| executor.address()) {
+                out.push(Effect::CancelTask { task: key.clone(), executor, incarnation });
+            }
+            output.life
+        } else {
+            return;
+        };
+        let trouble = stage.trouble(key.task);
+        trouble.failures += 1;
+        trouble.avoid.insert(life);
+        let failures = trouble.failures;
+        if failures >= limit {
+            let message = format!("the result of task {key} cannot be read: {reason}");
+            let error = tried(ClassifiedError::new(ErrorClass::Infra, message), failures);
+            self.end_job(seq, JobState::Failed(error), out);
+            return;
+        }
+        self.resume_result(seq, key.stage, out);
+        self.run_again(seq, key.stage, key.task, out);
+        self.recover(seq, out);
     }
 
     /// Runs a task again after a while, unless another attempt of it still runs.
@@ -168,6 +203,6 @@ impl State {
 fn tried(error: ClassifiedError, times: u32) -> ClassifiedError {
     match times {
         0 | 1 => error,
-        _ => ClassifiedError::new(error.class, format!("{} (the last of {times} attempts)", error.message)),
+        _ => ClassifiedError { message: format!("{} (the last of {times} attempts)", error.message), ..error },
     }
 }

@@ -82,6 +82,8 @@ pub(crate) struct Stage {
     pub(crate) phase: Phase,
     /// The planner was told that it is finished.
     pub(crate) announced: bool,
+    /// The client was told to read from some attempt.
+    pub(crate) streamed: bool,
     /// Outputs were lost since it finished last.
     pub(crate) shrunk: bool,
     /// Inputs that are open.
@@ -131,6 +133,7 @@ impl Stage {
             attempt: 0,
             phase: Phase::Open,
             announced: false,
+            streamed: false,
             shrunk: false,
             blocked_by: 0,
             consumers: Vec::new(),
@@ -202,9 +205,8 @@ impl Stage {
 
     /// The attempts that count as running, with where they run.
     pub(crate) fn running_keys(&self, job: &JobId) -> Vec<(TaskKey, Life)> {
-        let key = |((task, attempt), running): (&(TaskId, u32), &Running)| {
-            (self.key(job, *task, *attempt), running.life)
-        };
+        let key =
+            |((task, attempt), running): (&(TaskId, u32), &Running)| (self.key(job, *task, *attempt), running.life);
         self.running.iter().map(key).collect()
     }
 
@@ -253,15 +255,25 @@ impl Stage {
         let held = |(task, output): (&TaskId, &Output)| (output.life == life && !output.delivered).then_some(*task);
         let tasks: Vec<TaskId> = self.outputs.iter().filter_map(held).collect();
         for task in &tasks {
-            if let Some(output) = self.outputs.remove(task) {
-                self.stats.rows = self.stats.rows.saturating_sub(output.stats.rows);
-                self.stats.bytes = self.stats.bytes.saturating_sub(output.stats.bytes);
-                self.partitions_done -= count(self.partitions_of(*task));
-                self.lost.insert(*task);
-            }
+            self.drop_output(*task);
         }
-        self.shrunk |= !tasks.is_empty();
         !tasks.is_empty()
+    }
+
+    /// Takes the output of one attempt away, unless its rows came with its status.
+    pub(crate) fn lose_output(&mut self, key: &TaskKey) -> Option<Output> {
+        let is_it = |output: &Output| output.attempt == key.attempt && !output.delivered;
+        self.outputs.get(&key.task).is_some_and(is_it).then(|| self.drop_output(key.task))?
+    }
+
+    fn drop_output(&mut self, task: TaskId) -> Option<Output> {
+        let output = self.outputs.remove(&task)?;
+        self.stats.rows = self.stats.rows.saturating_sub(output.stats.rows);
+        self.stats.bytes = self.stats.bytes.saturating_sub(output.stats.bytes);
+        self.partitions_done -= count(self.partitions_of(task));
+        self.lost.insert(task);
+        self.shrunk = true;
+        Some(output)
     }
 
     /// What `life` had written is published: nobody needs it any more.

@@ -157,9 +157,9 @@ impl State {
                     self.task_finished(life, &task, output, delivered, &mut out);
                 }
             }
-            Event::TaskFailed { task, executor, incarnation, error, input } => {
+            Event::TaskFailed { task, executor, incarnation, error } => {
                 if let Some(life) = self.known(&executor, incarnation, &mut out) {
-                    self.task_failed(life, &task, error, input, &mut out);
+                    self.task_failed(life, &task, error, &mut out);
                 }
             }
             Event::TaskStreaming { task, executor, incarnation } => {
@@ -167,6 +167,7 @@ impl State {
                     self.task_streaming(life, &task, &mut out);
                 }
             }
+            Event::ResultUnread { task, reason } => self.result_unread(&task, &reason, &mut out),
             Event::TaskCommitted { task, executor, incarnation } => {
                 if self.known(&executor, incarnation, &mut out).is_some() {
                     self.task_committed(&task, &mut out);

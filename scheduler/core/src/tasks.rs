@@ -7,7 +7,7 @@
 use ballista_core::{ClassifiedError, TaskKey};
 
 use crate::effect::Effect;
-use crate::event::{OutputStats, UnreadInput};
+use crate::event::OutputStats;
 use crate::executors::{Held, Life};
 use crate::job::JobSeq;
 use crate::state::State;
@@ -36,20 +36,14 @@ impl State {
             self.executors.unneed(life, held.job);
         }
         if stage.is_final && !running.streaming {
+            stage.streamed = true;
             self.stream_ready(life, key, out);
         }
         self.cancel_attempts(held.job, key, out);
         self.advance(held.job, vec![key.stage], out);
     }
 
-    pub(crate) fn task_failed(
-        &mut self,
-        life: Life,
-        key: &TaskKey,
-        error: ClassifiedError,
-        input: Option<UnreadInput>,
-        out: &mut Vec<Effect>,
-    ) {
+    pub(crate) fn task_failed(&mut self, life: Life, key: &TaskKey, error: ClassifiedError, out: &mut Vec<Effect>) {
         let Some(held) = self.release(life, key) else { return };
         if held.cancelled {
             return;
@@ -57,21 +51,22 @@ impl State {
         self.executors.unneed(life, held.job);
         let stage = self.jobs.get_mut(&held.job).and_then(|job| job.stages.get_mut(&key.stage));
         if let Some(running) = stage.and_then(|stage| stage.take_running(key)) {
-            self.attempt_failed(held.job, key, &running, error, input, out);
+            self.attempt_failed(held.job, key, running.life, error, out);
         }
     }
 
     pub(crate) fn task_streaming(&mut self, life: Life, key: &TaskKey, out: &mut Vec<Effect>) {
         let held = self.executors.get(life).and_then(|executor| executor.running.get(key)).copied();
         let job = self.by_id.get(&key.job).and_then(|seq| self.jobs.get_mut(seq));
-        let stage = job.and_then(|job| job.stages.get_mut(&key.stage));
+        let mut stage = job.and_then(|job| job.stages.get_mut(&key.stage));
         if stage.as_ref().is_some_and(|stage| !stage.is_final) {
             return;
         }
         if let Some(held) = held.filter(|held| !held.cancelled) {
-            let running = stage.and_then(|stage| stage.running(key));
+            let running = stage.as_mut().and_then(|stage| stage.running(key));
             if let Some(running) = running.filter(|running| !running.streaming) {
                 running.streaming = true;
+                stage.into_iter().for_each(|stage| stage.streamed = true);
                 self.stream_ready(life, key, out);
                 // The client cannot read two attempts at once: the first one that has rows goes on.
                 self.cancel_attempts(held.job, key, out);

@@ -272,7 +272,8 @@ impl State {
             sum.links += job.touched.len();
             for stage in job.stages.values() {
                 sum.stages += 1;
-                sum.pending += stage.pending.entries() + stage.skipped.entries() + stage.retries.len() + stage.delayed.len();
+                sum.pending +=
+                    stage.pending.entries() + stage.skipped.entries() + stage.retries.len() + stage.delayed.len();
                 sum.outputs += stage.outputs.len();
                 sum.links += stage.touched.len() + stage.inputs.len() + stage.consumers.len();
                 sum.links += stage.tasks.values().map(|task| task.partitions.len()).sum::<usize>();

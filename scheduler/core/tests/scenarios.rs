@@ -3,10 +3,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use ballista_core::{ClassifiedError, ErrorClass, ExecutorId, Incarnation, JobId, StageId, TaskKey};
+use ballista_core::{ClassifiedError, ErrorClass, ExecutorId, Incarnation, JobId, StageId, TaskKey, UnreadInput};
 use ballista_scheduler_core::{
     Effect, Event, Instant64, JobState, Limits, OutputStats, PlanReason, Slicing, StageFinished, StageSpec, State,
-    UnreadInput,
 };
 
 fn executor(name: &str) -> ExecutorId {
@@ -103,13 +102,13 @@ impl Cluster {
     fn fail(&mut self, launched: &Launched, class: ErrorClass) -> Vec<Effect> {
         let error = ClassifiedError::new(class, "broken");
         let (task, executor) = (launched.task.clone(), launched.executor.clone());
-        self.step(Event::TaskFailed { task, executor, incarnation: Incarnation(1), error, input: None })
+        self.step(Event::TaskFailed { task, executor, incarnation: Incarnation(1), error })
     }
 
     fn fail_to_read(&mut self, launched: &Launched, input: UnreadInput) -> Vec<Effect> {
-        let error = ClassifiedError::new(ErrorClass::Fetch, "broken");
+        let error = ClassifiedError::new(ErrorClass::Fetch, "broken").with_unread(Some(input));
         let (task, executor) = (launched.task.clone(), launched.executor.clone());
-        self.step(Event::TaskFailed { task, executor, incarnation: Incarnation(1), error, input: Some(input) })
+        self.step(Event::TaskFailed { task, executor, incarnation: Incarnation(1), error })
     }
 
     fn heartbeat(&mut self, names: &[&str]) {
@@ -471,12 +470,8 @@ fn outputs_that_cannot_be_read_are_computed_again_and_those_out_of_reach_only_la
         let mut tries = 0;
         let again = loop {
             tries += 1;
-            let input = UnreadInput {
-                stage: StageId(0),
-                executor: first.executor.clone(),
-                incarnation: Incarnation(1),
-                gone,
-            };
+            let input =
+                UnreadInput { stage: StageId(0), executor: first.executor.clone(), incarnation: Incarnation(1), gone };
             let effects = cluster.fail_to_read(&reader, input);
             assert_eq!(failure(&effects), None);
             cluster.now += 20_000;
@@ -529,7 +524,9 @@ fn rows_at_the_client_are_never_mixed_with_others() {
 #[test]
 fn a_late_task_gets_a_second_attempt_and_the_first_success_counts() {
     let mut cluster = Cluster::new(&[("a", 2), ("b", 2)]);
-    let tasks = launches(&cluster.start("j", vec![StageSpec { slicing: Slicing::PerSlot { max_partitions: 1 }, ..last(0, 4, &[]) }]));
+    let tasks = launches(
+        &cluster.start("j", vec![StageSpec { slicing: Slicing::PerSlot { max_partitions: 1 }, ..last(0, 4, &[]) }]),
+    );
     cluster.now = 100;
     for task in &tasks[1..] {
         cluster.finish(task, 1);

@@ -28,7 +28,12 @@ const QUIET: Mix = Mix {
 
 /// Runs 5,000 histories, prints what they came to, and fails with the shortest one that breaks a promise.
 fn simulate(mix: Mix) -> [u64; 3] {
-    let config = Config { cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(5_000), failure_persistence: None, max_shrink_iters: 20_000, ..Config::default() };
+    let config = Config {
+        cases: std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(5_000),
+        failure_persistence: None,
+        max_shrink_iters: 20_000,
+        ..Config::default()
+    };
     let script = prop::collection::vec(any::<u64>(), 0..300);
     let sums = std::cell::RefCell::new(([0_u64; 3], 0_u64, 0_u64));
     let result = TestRunner::new(config).run(&script, |script| {

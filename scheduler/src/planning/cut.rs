@@ -21,14 +21,13 @@
 use std::sync::Arc;
 
 use ballista_core::StageId;
+use ballista_plan::determinism::is_volatile;
 use ballista_plan::equivalences::across_exchange;
 use ballista_plan::reader::{ExchangeStatistics, ShuffleReaderExec};
 use ballista_plan::slice::{ChildSlice, child_slices, file_scan};
 use ballista_plan::stage::{OutputPartitioning, StageOutput};
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::physical_expr::{LexOrdering, OrderingRequirements, Partitioning, PhysicalExpr, PhysicalSortExpr};
-use datafusion::physical_expr_common::physical_expr;
+use datafusion::physical_expr::{LexOrdering, OrderingRequirements, Partitioning, PhysicalSortExpr};
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::execution_plan::{ChildrenPropertiesMode, ReplaceChildrenOptions};
 use datafusion::physical_plan::filter::FilterExec;
@@ -423,16 +422,6 @@ fn is_cheap_to_repeat(plan: &Arc<dyn ExecutionPlan>) -> bool {
     let row_wise = plan.is::<FilterExec>() || plan.is::<ProjectionExec>();
     // Tasks must not see different rows.
     row_wise && !is_volatile(plan) && plan.children().into_iter().all(is_cheap_to_repeat)
-}
-
-/// Whether an expression of `plan` itself may give another value each time.
-fn is_volatile(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    let mut volatile = false;
-    let visited = plan.apply_expressions(&mut |expr: &Arc<dyn PhysicalExpr>| {
-        volatile |= physical_expr::is_volatile(expr);
-        Ok(if volatile { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
-    });
-    volatile || visited.is_err()
 }
 
 fn is_value(plan: &Arc<dyn ExecutionPlan>) -> bool {

@@ -12,6 +12,7 @@ use ballista_core::{BallistaConfig, StageId, units};
 use ballista_plan::cached::CachedExec;
 use ballista_plan::codec::{PlanCodec, decode_batches};
 use ballista_plan::config::ballista_config;
+use ballista_plan::determinism::is_deterministic;
 use ballista_plan::reader::{ExchangeStatistics, ShuffleReaderExec};
 use ballista_plan::slice::can_slice;
 use ballista_plan::stage::{OutputPartitioning, StageOutput, StagePlan};
@@ -136,6 +137,8 @@ pub struct PlannedStage {
     pub commits: bool,
     /// Result rows must arrive in the order of the partitions.
     pub ordered: bool,
+    /// Its tasks give the same rows in the same buckets whenever they run.
+    pub deterministic: bool,
 }
 
 /// What to run next.
@@ -407,6 +410,7 @@ impl JobPlanner {
             PlannedSlicing::Whole { slots: self.cluster.most_slots() as u32 }
         };
         let partitions = partitions(&cut.plan) as u32;
+        let deterministic = cut.row_limit.is_none() && is_deterministic(&cut.plan, &cut.output);
         let inputs = inputs_of(&cut.plan)?;
         let (display, output) = (indented(&operator_lines(&cut.plan, false)), cut.output.describe());
         let plan = self.codec.encode_stage(&StagePlan { plan: cut.plan, output: cut.output })?;
@@ -422,6 +426,7 @@ impl JobPlanner {
             is_final: false,
             commits: false,
             ordered: false,
+            deterministic,
         })
     }
 }

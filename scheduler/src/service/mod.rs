@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use ballista_core::{JobId, PROTOCOL_VERSION, StageId};
+use ballista_exchange::wire::task_key_from_proto;
 use ballista_proto as proto;
 use futures::Stream;
 use futures::stream::Empty;
@@ -32,6 +33,9 @@ use crate::sql::statement::Events;
 
 /// Plans are sent in pieces of this size.
 const CHUNK_BYTES: usize = 1 << 20;
+
+/// What a client says of a part of its result that it cannot read is cut to this length.
+const MAX_REASON_BYTES: usize = 1 << 10;
 
 type Reply<T> = Result<Response<T>, Status>;
 type PlanStream = Pin<Box<dyn Stream<Item = Result<proto::StagePlanChunk, Status>> + Send>>;
@@ -66,6 +70,18 @@ impl Api for SchedulerService {
         };
         let found = cancel.await.map_err(|error: SchedulerError| error.to_status())?;
         Ok(Response::new(proto::CancelJobResponse { found }))
+    }
+
+    async fn report_unread(&self, request: Request<proto::ReportUnreadRequest>) -> Reply<proto::ReportUnreadResponse> {
+        let proto::ReportUnreadRequest { task, mut reason } = request.into_inner();
+        let report = async {
+            let task = task_key_from_proto(&task.unwrap_or_default())
+                .map_err(|error| SchedulerError::Protocol(error.to_string()))?;
+            reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
+            self.shell.send(Message::ResultUnread { task, reason }).await
+        };
+        report.await.map_err(|error: SchedulerError| error.to_status())?;
+        Ok(Response::new(proto::ReportUnreadResponse {}))
     }
 
     async fn get_cluster(&self, _: Request<proto::GetClusterRequest>) -> Reply<proto::GetClusterResponse> {

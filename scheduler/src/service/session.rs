@@ -6,9 +6,8 @@
 
 use std::time::Duration;
 
-use ballista_core::{ClassifiedError, ErrorClass};
 use ballista_exchange::ExecutorAddress;
-use ballista_exchange::wire::task_key_from_proto;
+use ballista_exchange::wire::{failure_from_proto, task_key_from_proto};
 use ballista_proto as proto;
 use proto::executor_message::Message as FromExecutor;
 use proto::task_status::Status as Outcome;
@@ -97,14 +96,8 @@ fn executor_message(message: proto::ExecutorMessage) -> Result<ExecutorMessage> 
                 Outcome::Finished(output) => TaskStatus::Finished(Box::new(output)),
                 Outcome::Streaming(_) => TaskStatus::Streaming,
                 Outcome::Committed(_) => TaskStatus::Committed,
-                Outcome::CommitFailed(failure) => {
-                    let class = ErrorClass::from_code(failure.class);
-                    TaskStatus::CommitFailed(ClassifiedError::new(class, failure.message))
-                }
-                Outcome::Failed(failure) => {
-                    let class = ErrorClass::from_code(failure.class);
-                    TaskStatus::Failed(ClassifiedError::new(class, failure.message))
-                }
+                Outcome::CommitFailed(failure) => TaskStatus::CommitFailed(failure_from_proto(failure)),
+                Outcome::Failed(failure) => TaskStatus::Failed(failure_from_proto(failure)),
             };
             Ok(ExecutorMessage::Status { sequence: status.sequence, task, status: outcome })
         }

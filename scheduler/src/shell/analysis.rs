@@ -266,6 +266,7 @@ mod tests {
             is_final: true,
             commits: false,
             ordered: false,
+            deterministic: true,
         }
     }
 

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use ballista_core::ClassifiedError;
+use ballista_exchange::wire::failure_to_proto;
 use ballista_proto as proto;
 use parking_lot::Mutex;
 use proto::job_event::Event;
@@ -49,7 +50,7 @@ impl ClientQueue {
 
     /// Adds the event that ends a job without results.
     pub(crate) fn fail(&self, error: &ClassifiedError) {
-        self.send(Event::Failed(proto::Failure { class: error.class.code(), message: error.message.clone() }));
+        self.send(Event::Failed(failure_to_proto(error)));
     }
 
     /// Replaces the progress that was not read yet.

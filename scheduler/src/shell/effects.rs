@@ -30,7 +30,11 @@ impl Shell {
                 (Some(task.job.clone()), None)
             }
             Effect::Plan { job, .. }
-            | Effect::FreeStage { job, .. }
+            | Effect::ReleaseStage { job, .. }
+            | Effect::ResetStage { job, .. }
+            | Effect::OutputsLost { job, .. }
+            | Effect::OutputsMoved { job, .. }
+            | Effect::JobResumed { job }
             | Effect::FreeJob { job, .. }
             | Effect::JobFinished { job }
             | Effect::JobFailed { job, .. }
@@ -67,8 +71,17 @@ impl Shell {
                 self.send(&(executor, incarnation), ToExecutor::Commit(commit));
             }
             Effect::StreamReady { task, executor, incarnation } => self.result_ready(&task, &(executor, incarnation)),
-            Effect::FreeStage { job, stage, executors } => {
-                self.plans.remove_stage(&job, stage);
+            Effect::ReleaseStage { job, stage, executors } => {
+                for life in executors {
+                    let release = proto::ReleaseStage { job: job.to_string(), stage: stage.0 };
+                    self.send(&life, ToExecutor::ReleaseStage(release));
+                }
+            }
+            Effect::ResetStage { job, stage, for_good, executors } => {
+                debug!(%job, %stage, for_good, "all that the stage has done is void");
+                if for_good {
+                    self.plans.remove_stage(&job, stage);
+                }
                 if let Some(record) = self.jobs.get_mut(&job).and_then(|record| record.stages.get_mut(&stage)) {
                     record.tasks.clear();
                     record.located = None;
@@ -77,6 +90,24 @@ impl Shell {
                 for life in executors {
                     let free = proto::FreeStage { job: job.to_string(), stage: stage.0 };
                     self.send(&life, ToExecutor::FreeStage(free));
+                }
+            }
+            Effect::OutputsLost { job, stage, executor, incarnation } => {
+                debug!(%job, %stage, %executor, "outputs lost");
+                if let Some(record) = self.jobs.get_mut(&job).and_then(|record| record.stages.get_mut(&stage)) {
+                    record.lose(&(executor, incarnation));
+                }
+            }
+            Effect::OutputsMoved { job, finished } => {
+                if let Err(problem) = self.locate(&job, &finished) {
+                    let message = format!("stage {} of job {job} cannot be read: {problem}", finished.stage);
+                    self.fail(&job, &ClassifiedError::new(ErrorClass::Deterministic, message));
+                }
+            }
+            Effect::JobResumed { job } => {
+                info!(%job, "parts of the result were lost: the job goes on");
+                if let Some(record) = self.jobs.get_mut(&job).filter(|record| record.end == Some(End::Finished)) {
+                    record.end = None;
                 }
             }
             Effect::FreeJob { job, executors } => {
@@ -101,6 +132,10 @@ impl Shell {
             Effect::FenceExecutor { executor, incarnation } => {
                 let life = (executor, incarnation);
                 if let Some(gone) = self.executors.remove(&life) {
+                    self.jobs.values_mut().for_each(|job| job.lose_tasks(&life));
+                    for other in self.executors.lives() {
+                        self.send(&other, ToExecutor::PeerLost(proto::PeerLost { incarnation: incarnation.0 }));
+                    }
                     let reason = "this incarnation is no longer part of the cluster; register as a new one";
                     // Its queue may be closed or full; the end of the stream says the same.
                     let fenced = ToExecutor::Fenced(proto::Fenced { reason: reason.to_owned() });
@@ -126,7 +161,9 @@ impl Shell {
         let inputs = job.inputs_of(stage).ok_or("an input of its stage is not finished")?;
         debug!(%task, executor = %life.0, partitions = launch.partitions.len(), "task launched");
         let first_partition = launch.partitions.first().copied().unwrap_or(0);
-        let record = Task { life: life.clone(), first_partition, phase: TaskPhase::Running, inline: None };
+        let (life_of_task, stage_attempt) = (life.clone(), task.stage_attempt);
+        let record =
+            Task { life: life_of_task, stage_attempt, first_partition, phase: TaskPhase::Running, inline: None };
         if let Some(stage) = job.stages.get_mut(&task.stage) {
             stage.tasks.insert((task.task, task.attempt), record);
         }
@@ -149,20 +186,27 @@ impl Shell {
         let Some(job) = self.jobs.get_mut(&task.job).filter(|job| !job.keeps_rows) else { return };
         let Some(stage) = job.stages.get_mut(&task.stage) else { return };
         let Some(record) = stage.tasks.get_mut(&(task.task, task.attempt)) else { return };
-        let mut part =
-            proto::ResultPart { order: record.first_partition, ordered: stage.ordered, ..Default::default() };
+        let mut part = proto::ResultPart {
+            order: record.first_partition,
+            ordered: stage.ordered,
+            task: Some(task_key_to_proto(task)),
+            ..Default::default()
+        };
         match (record.inline.take(), self.executors.get(life)) {
-            (Some(rows), _) => part.inline = rows,
+            (Some(rows), _) => {
+                part.inline = rows;
+                job.remote_parts.remove(&task.task);
+            }
             (None, Some(executor)) => {
                 let ticket = Ticket::result(life.1, task.clone());
                 part.ticket = self.config.ticket_key.sign(&ticket.to_proto());
                 part.location = Some(executor.address.to_proto());
-                job.remote_parts += 1;
+                job.remote_parts.insert(task.task);
             }
-            // Its loss, which fails the job, is among the events that wait.
+            // Its loss is among the events that wait.
             (None, None) => return,
         }
-        job.parts += 1;
+        job.parts.insert(task.task);
         job.client.send(ToClient::Result(part));
     }
 
@@ -186,11 +230,11 @@ impl Shell {
             tasks: view.as_ref().map_or(0, |view| u32::try_from(view.tasks.done).unwrap_or(u32::MAX)),
             rows: view.as_ref().map_or(0, |view| view.rows),
             bytes_exchanged: job.bytes_exchanged,
-            parts: job.parts,
+            parts: count(job.parts.len()),
             kept_bytes: kept_bytes.unwrap_or_default(),
         };
         info!(job = %id, stages = finished.stages, tasks = finished.tasks, rows = finished.rows, "job finished");
-        if let Some(analysis) = job.analysis.take() {
+        if let Some(analysis) = &job.analysis {
             job.client.send(ToClient::Analysis(analysis.to_proto()));
         }
         job.client.send(ToClient::Finished(finished));
@@ -199,7 +243,7 @@ impl Shell {
             // Nothing is launched any more, and the plan may hold the rows that are kept.
             self.plans.remove_job(id);
         }
-        if job.remote_parts == 0 && !is_kept {
+        if job.remote_parts.is_empty() && !is_kept {
             // The client has everything.
             self.events.push_back(Event::ClientDone { job: id.clone() });
         }

@@ -112,6 +112,11 @@ impl Executors {
         executor
     }
 
+    /// All that are connected.
+    pub(crate) fn lives(&self) -> Vec<Life> {
+        self.lives.keys().cloned().collect()
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.lives.len()
     }

@@ -3,7 +3,7 @@
 //!
 //! A record lives from the submission until the core says `FreeJob`, and everything of the job goes with it.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use ballista_core::{ClassifiedError, ErrorClass, JobId, StageId, TaskId, TaskKey};
 use ballista_proto as proto;
@@ -38,9 +38,9 @@ pub(crate) struct Job {
     pub(crate) end: Option<End>,
     /// Why it is being cancelled, for the client.
     pub(crate) cancel_reason: Option<String>,
-    /// Parts of the result that the client was told of, and those of them that it fetches itself.
-    pub(crate) parts: u32,
-    pub(crate) remote_parts: u32,
+    /// Tasks of whose rows the client was told, and those of them whose rows it fetches itself.
+    pub(crate) parts: HashSet<TaskId>,
+    pub(crate) remote_parts: HashSet<TaskId>,
     /// Bytes that stages wrote for other stages.
     pub(crate) bytes_exchanged: u64,
     /// Its rows stay in the executors until the client leaves.
@@ -94,9 +94,21 @@ pub(crate) struct Stage {
     pub(crate) located: Option<EncodedInput>,
 }
 
+impl Stage {
+    /// What an executor held of it is gone.
+    pub(crate) fn lose(&mut self, life: &Life) {
+        self.located = None;
+        self.outputs.lose(life);
+        for task in self.tasks.values_mut().filter(|task| task.life == *life && task.inline.is_none()) {
+            task.phase = TaskPhase::Cancelled;
+        }
+    }
+}
+
 /// A task attempt that was launched.
 pub(crate) struct Task {
     pub(crate) life: Life,
+    pub(crate) stage_attempt: u32,
     pub(crate) first_partition: u32,
     pub(crate) phase: TaskPhase,
     /// Rows of the result that came with its status.
@@ -135,8 +147,8 @@ impl Job {
             in_core: false,
             end: None,
             cancel_reason: None,
-            parts: 0,
-            remote_parts: 0,
+            parts: HashSet::new(),
+            remote_parts: HashSet::new(),
             bytes_exchanged: 0,
             progress_sent: submitted,
         };
@@ -182,7 +194,13 @@ impl Job {
         let finished = stage.tasks.iter().filter(|(_, task)| task.phase == TaskPhase::Finished);
         let mut outputs: Vec<_> = finished
             .map(|((task, attempt), record)| TaskOutput {
-                task: TaskKey { job: id.clone(), stage: *number, stage_attempt: 0, task: *task, attempt: *attempt },
+                task: TaskKey {
+                    job: id.clone(),
+                    stage: *number,
+                    stage_attempt: record.stage_attempt,
+                    task: *task,
+                    attempt: *attempt,
+                },
                 executor: record.life.0.clone(),
                 incarnation: record.life.1,
                 partitions: Vec::new(),
@@ -228,6 +246,15 @@ impl Job {
         }
         self.bytes_exchanged = self.bytes_exchanged.saturating_add(output.bytes);
         stage.outputs.add(life, output)
+    }
+
+    /// An executor is gone, and its tasks with it.
+    pub(crate) fn lose_tasks(&mut self, life: &Life) {
+        for task in self.stages.values_mut().flat_map(|stage| stage.tasks.values_mut()) {
+            if task.life == *life && task.phase == TaskPhase::Running {
+                task.phase = TaskPhase::Cancelled;
+            }
+        }
     }
 
     /// Whether any of its tasks runs.

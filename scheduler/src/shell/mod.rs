@@ -182,6 +182,10 @@ impl Shell {
                 // Whoever asked may have gone.
                 let _ = reply.send(found);
             }
+            Message::ResultUnread { task, reason } => {
+                debug!(%task, reason, "the client cannot read a part of its result");
+                self.events.push_back(Event::ResultUnread { task, reason });
+            }
             Message::Register { registration, session, reply } => {
                 let _ = reply.send(self.register(*registration, session));
             }
@@ -325,6 +329,7 @@ impl Shell {
             TaskStatus::Finished(output) => {
                 debug!(%task, %executor, rows = output.rows, bytes = output.bytes, "task finished");
                 let stats = OutputStats { rows: output.rows, bytes: output.bytes };
+                let delivered = output.is_inline;
                 let taken = self.jobs.get_mut(&task.job).map(|job| job.take_output(&task, &life, *output));
                 match taken {
                     Some(Err(problem)) => {
@@ -332,7 +337,9 @@ impl Shell {
                         let error = ClassifiedError::new(ErrorClass::Deterministic, message);
                         Event::TaskFailed { task, executor, incarnation, error }
                     }
-                    Some(Ok(())) | None => Event::TaskFinished { task, executor, incarnation, output: stats },
+                    Some(Ok(())) | None => {
+                        Event::TaskFinished { task, executor, incarnation, output: stats, delivered }
+                    }
                 }
             }
         }
@@ -407,7 +414,8 @@ fn job_of(message: &Message) -> Option<JobId> {
     match message {
         Message::Submit(submission) => Some(submission.job.clone()),
         Message::ClientGone(job) | Message::Cancel { job, .. } | Message::Planned { job, .. } => Some(job.clone()),
-        Message::Executor { message: ExecutorMessage::Status { task, .. }, .. } => Some(task.job.clone()),
+        Message::Executor { message: ExecutorMessage::Status { task, .. }, .. }
+        | Message::ResultUnread { task, .. } => Some(task.job.clone()),
         #[cfg(test)]
         Message::Inspect { job, .. } => job.clone(),
         _ => None,
@@ -424,6 +432,7 @@ fn job_of_event(event: &Event) -> Option<&JobId> {
         Event::TaskFinished { task, .. }
         | Event::TaskFailed { task, .. }
         | Event::TaskStreaming { task, .. }
+        | Event::ResultUnread { task, .. }
         | Event::TaskCommitted { task, .. }
         | Event::CommitFailed { task, .. } => Some(&task.job),
         Event::ExecutorJoined { .. }

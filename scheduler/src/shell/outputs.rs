@@ -28,6 +28,8 @@ pub(crate) struct StageOutputs {
 #[derive(Clone, Default)]
 struct Holder {
     tasks: usize,
+    rows: u64,
+    bytes: u64,
     bucket_rows: Vec<u64>,
     bucket_bytes: Vec<u64>,
 }
@@ -44,6 +46,8 @@ impl StageOutputs {
         }
         let holder = self.holders.entry(life.clone()).or_default();
         holder.tasks += 1;
+        holder.rows = holder.rows.saturating_add(output.rows);
+        holder.bytes = holder.bytes.saturating_add(output.bytes);
         add(&mut holder.bucket_rows, &output.bucket_rows);
         add(&mut holder.bucket_bytes, &output.bucket_bytes);
         self.rows = self.rows.saturating_add(output.rows);
@@ -55,6 +59,14 @@ impl StageOutputs {
             self.samples.push((output.rows, output.sample));
         }
         Ok(())
+    }
+
+    /// What an executor held is gone.
+    pub(crate) fn lose(&mut self, life: &Life) {
+        if let Some(lost) = self.holders.remove(life) {
+            self.rows = self.rows.saturating_sub(lost.rows);
+            self.bytes = self.bytes.saturating_sub(lost.bytes);
+        }
     }
 
     /// Bytes by executor, for placing a task where its input is.

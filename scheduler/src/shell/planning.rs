@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use ballista_core::{ClassifiedError, ErrorClass, JobId, StageId};
 use ballista_exchange::classify;
-use ballista_scheduler_core::{Event, PlanReason, Slicing, StageSpec};
+use ballista_scheduler_core::{Event, PlanReason, Slicing, StageFinished, StageSpec};
 use tracing::{debug, info, trace};
 
 use super::Shell;
@@ -52,22 +52,28 @@ impl Shell {
                 return;
             }
         };
-        let Some(stage) = job.stages.get_mut(&finished.stage) else { return };
-        match stage.outputs.locate(&finished, &self.executors) {
-            Ok(located) => stage.located = Some(EncodedInput::new(&located)),
-            Err(problem) => {
-                let message = format!("stage {} of job {id} cannot be read: {problem}", finished.stage);
-                self.fail(id, &ClassifiedError::new(ErrorClass::Deterministic, message));
-                return;
-            }
+        if let Err(problem) = self.locate(id, &finished) {
+            let message = format!("stage {} of job {id} cannot be read: {problem}", finished.stage);
+            self.fail(id, &ClassifiedError::new(ErrorClass::Deterministic, message));
+            return;
         }
-        stage.tasks.clear();
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        let Some(stage) = job.stages.get_mut(&finished.stage) else { return };
         debug!(job = %id, stage = %finished.stage, tasks = finished.outputs.len(), "stage finished");
         let result = stage.outputs.result();
         if !job.planning.complete {
             job.planning.due.push_back((finished.stage, result));
             self.plan_next(id);
         }
+    }
+
+    /// Notes where the outputs of a finished stage are.
+    pub(super) fn locate(&mut self, id: &JobId, finished: &StageFinished) -> Result<(), String> {
+        let stage = self.jobs.get_mut(id).and_then(|job| job.stages.get_mut(&finished.stage));
+        let Some(stage) = stage else { return Ok(()) };
+        stage.located = Some(EncodedInput::new(&stage.outputs.locate(finished, &self.executors)?));
+        stage.tasks.clear();
+        Ok(())
     }
 
     /// Plans a query only to show how.
@@ -216,6 +222,8 @@ fn spec(job: &Job, planned: &PlannedStage) -> StageSpec {
         row_limit: planned.row_limit,
         is_final: planned.is_final,
         commits: planned.commits,
+        is_kept: planned.is_final && job.keeps_rows,
+        deterministic: planned.deterministic,
         preferred,
     }
 }

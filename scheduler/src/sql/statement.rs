@@ -12,6 +12,7 @@ use std::sync::Arc;
 use ballista_client::{ClientError, DistributedQueryExec};
 use ballista_core::ClassifiedError;
 use ballista_exchange::classify;
+use ballista_exchange::wire::failure_to_proto;
 use ballista_plan::ipc::encode_schema;
 use ballista_proto as proto;
 use datafusion::common::runtime::SpawnedTask;
@@ -137,7 +138,7 @@ fn failure(error: &DataFusionError) -> ClassifiedError {
 }
 
 fn failed_event(error: &ClassifiedError) -> proto::Failure {
-    proto::Failure { class: error.class.code(), message: error.message.clone() }
+    failure_to_proto(error)
 }
 
 fn failed(error: &ClassifiedError) -> Events {

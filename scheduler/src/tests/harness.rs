@@ -81,6 +81,7 @@ impl Scripted {
             is_final,
             commits: self.has("commits"),
             ordered: self.has("ordered"),
+            deterministic: true,
         }
     }
 }
@@ -360,7 +361,7 @@ impl Executor {
     }
 
     pub(super) async fn fail(&mut self, task: &proto::TaskKey, class: ballista_core::ErrorClass) {
-        let failure = proto::Failure { class: class.code(), message: "scripted failure".into() };
+        let failure = proto::Failure { class: class.code(), message: "scripted failure".into(), input: None };
         self.status(task, Outcome::Failed(failure)).await;
     }
 

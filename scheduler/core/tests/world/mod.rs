@@ -12,10 +12,10 @@ pub mod planner;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ballista_core::{ClassifiedError, ErrorClass, ExecutorId, Incarnation, JobId, StageId, TaskId, TaskKey};
-use ballista_scheduler_core::{
-    Effect, Event, Instant64, Limits, OutputStats, PlanReason, Speculation, State, UnreadInput,
+use ballista_core::{
+    ClassifiedError, ErrorClass, ExecutorId, Incarnation, JobId, StageId, TaskId, TaskKey, UnreadInput,
 };
+use ballista_scheduler_core::{Effect, Event, Instant64, Limits, OutputStats, PlanReason, Speculation, State};
 use oracle::{Model, Process, Status};
 use planner::Dag;
 
@@ -247,6 +247,12 @@ impl World {
                     self.step(Event::JobCancelled { job, reason: "asked to".into() })?;
                 }
             }
+            13 if pick.is_multiple_of(2) => {
+                let streamed = self.model.streamed();
+                if let Some(task) = streamed.get(pick as usize % streamed.len().max(1)) {
+                    self.step(Event::ResultUnread { task: task.clone(), reason: "reset".into() })?;
+                }
+            }
             13 => {
                 if let Some(job) = self.some_job(pick) {
                     self.step(Event::ClientDone { job })?;
@@ -325,7 +331,8 @@ impl World {
                 let (executor, incarnation) = self.model.tasks.get(&input)?.place();
                 Some(UnreadInput { stage: input.stage, executor, incarnation, gone: pick % 3 == 0 })
             });
-            Event::TaskFailed { task, executor, incarnation, error: ClassifiedError::new(class, message), input }
+            let error = ClassifiedError::new(class, message).with_unread(input);
+            Event::TaskFailed { task, executor, incarnation, error }
         });
     }
 
@@ -388,16 +395,22 @@ impl World {
                 return self.step(event).map(drop);
             }
         }
+        let mut processes = self.model.processes.iter();
+        if processes.any(|process| process.executor == executor && process.was_launched(&task, &self.model.tasks)) {
+            // By chance an attempt that is or was there.
+            return Ok(());
+        }
         let output = OutputStats { rows: 1_000, bytes: 1 };
-        self.step(match scramble(pick, 5) % 7 {
+        self.step(match scramble(pick, 5) % 8 {
             0 | 1 => Event::TaskFinished { task, executor, incarnation, output, delivered: pick % 2 == 0 },
             2 => {
                 let error = ClassifiedError::new(ErrorClass::Fetch, "?");
-                Event::TaskFailed { task, executor, incarnation, error, input: None }
+                Event::TaskFailed { task, executor, incarnation, error }
             }
             3 => Event::TaskStreaming { task, executor, incarnation },
             // A late registration or heartbeat of whoever that is.
             4 => Event::ExecutorJoined { executor, incarnation, slots: 7 },
+            6 => Event::ResultUnread { task, reason: "?".into() },
             5 => Event::ExecutorHeartbeat { executor, incarnation: Incarnation(u64::MAX) },
             _ => Event::ClientDone { job: task.job },
         })

@@ -58,8 +58,6 @@ pub struct JobModel {
     finished: BTreeSet<StageId>,
     /// Stages whose outputs are all there, as far as was told.
     there: BTreeSet<StageId>,
-    /// Released stages, of which nobody may read anything.
-    released: BTreeSet<StageId>,
     is_freed: bool,
 }
 
@@ -126,6 +124,11 @@ impl Model {
         self.processes.iter().enumerate().flat_map(tasks).collect()
     }
 
+    /// Attempts that a client was told to read.
+    pub fn streamed(&self) -> Vec<TaskKey> {
+        self.tasks.iter().filter(|(_, task)| task.streamed).map(|(key, _)| key.clone()).collect()
+    }
+
     pub fn planned(&mut self, job: &JobId, stages: &[StageSpec], small: bool) {
         if let Some(job) = self.jobs.get_mut(job) {
             job.small = small;
@@ -143,7 +146,6 @@ impl Model {
                     specs: BTreeMap::new(),
                     finished: BTreeSet::new(),
                     there: BTreeSet::new(),
-                    released: BTreeSet::new(),
                     is_freed: false,
                 });
                 return Ok(());
@@ -156,6 +158,17 @@ impl Model {
             }
             Event::TaskFinished { task, executor, incarnation, output, .. } => {
                 (task, executor, incarnation, Some(*output))
+            }
+            Event::ResultUnread { task, .. } => {
+                // Its output is void if it has one and it must be read at its executor.
+                let is_kept = |job: &JobModel| {
+                    job.specs.get(&task.stage).is_some_and(|spec| spec.is_kept || spec.commits || !spec.is_final)
+                };
+                let counts = self.jobs.get(&task.job).is_some_and(|job| job.status != Status::Over && !is_kept(job));
+                if let Some(task) = self.tasks.get_mut(task).filter(|task| counts && !task.delivered) {
+                    task.void |= matches!(task.ended, Some(Some(_)));
+                }
+                return Ok(());
             }
             Event::TaskFailed { task, executor, incarnation, .. } => (task, executor, incarnation, None),
             Event::TaskCommitted { task, executor, incarnation } => {
@@ -331,22 +344,25 @@ impl Model {
             Effect::Commit { task: key, .. } => {
                 let task = self.tasks.get_mut(key).ok_or("an unknown task commits")?;
                 ensure!(task.commit.replace(false).is_none(), "{key} is told to commit twice");
-                ensure!(matches!(task.ended, Some(Some(_))) && !task.cancelled && !task.void, "{key} commits and did not win");
+                ensure!(
+                    matches!(task.ended, Some(Some(_))) && !task.cancelled && !task.void,
+                    "{key} commits and did not win"
+                );
                 let job = &self.jobs[&key.job];
                 ensure!(job.status == Status::Live, "{key} commits for a job that is over");
                 let spec = job.specs.get(&key.stage);
                 ensure!(spec.is_some_and(|spec| spec.is_final && spec.commits), "{key} has nothing to commit");
             }
-            Effect::ReleaseStage { job, stage, .. } => {
-                let known = self.jobs.get_mut(job).ok_or("releases a stage of nobody")?;
-                ensure!(known.finished.contains(stage) || known.status == Status::Finished, "stage {stage} never finished");
-            }
+            // A hint: what is released may be wanted again.
+            Effect::ReleaseStage { .. } => {}
             Effect::ResetStage { job, stage, .. } => {
                 for (key, task) in &mut self.tasks {
                     if key.job == *job && key.stage == *stage {
                         let streams = task.streamed && !task.void && task.ended != Some(None) && task.commit.is_none();
                         let lives = self.processes.iter().any(|process| {
-                            !process.fenced && process.executor == task.executor && process.incarnation == task.incarnation
+                            !process.fenced
+                                && process.executor == task.executor
+                                && process.incarnation == task.incarnation
                         });
                         let spec = &self.jobs[job].specs[stage];
                         ensure!(!streams || !lives || spec.commits, "{key} is at the client and taken back");
@@ -377,9 +393,14 @@ impl Model {
                     rows += stats.rows;
                 }
                 let streams = |task: &Task| task.streamed && !task.void && task.ended.is_none() && !task.cancelled;
-                let streaming = self.tasks.iter().filter(|(key, task)| key.job == *job && key.stage == stage && streams(task));
+                let streaming =
+                    self.tasks.iter().filter(|(key, task)| key.job == *job && key.stage == stage && streams(task));
                 done += streaming.map(|(_, task)| task.partitions.len()).sum::<usize>();
-                ensure!(done >= partitions || limit.is_some_and(|limit| rows >= limit), "{job} finished without {} rows", partitions - done);
+                ensure!(
+                    done >= partitions || limit.is_some_and(|limit| rows >= limit),
+                    "{job} finished without {} rows",
+                    partitions - done
+                );
                 self.check_not_mixed(job)?;
             }
             Effect::JobResumed { job } => {

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Whether a stage gives the same rows, in the same buckets, whenever its tasks run.
+//!
+//! If it does, tasks whose outputs were lost run again by themselves. If it does not, readers of old and new outputs would
+//! see rows twice or not at all, so the whole stage has to run again, and its readers with it. Rows of an exchange come
+//! in any order, so whatever depends on the order of its input counts as giving other rows:
+//!
+//! * volatile functions;
+//! * limits, also those of a sort, whose ties fall either way;
+//! * window functions, whose ties do too;
+//! * aggregates that depend on the order, and those of floats, whose sums differ in their last bits;
+//! * round-robin partitioning.
+//!
+//! Operators of an application are trusted to depend on their rows only.
+
+use std::sync::Arc;
+
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion::physical_expr_common::physical_expr;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::aggregates::AggregateExec;
+use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
+use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
+
+use crate::stage::{OutputPartitioning, StageOutput};
+
+/// Whether tasks of a stage that run again give the same rows in the same buckets.
+pub fn is_deterministic(plan: &Arc<dyn ExecutionPlan>, output: &StageOutput) -> bool {
+    let turns = matches!(
+        output,
+        StageOutput::Exchange { partitioning: OutputPartitioning::RoundRobin { buckets }, .. } if *buckets > 1
+    );
+    !turns && gives_same_rows(plan)
+}
+
+fn gives_same_rows(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let limits = plan.fetch().is_some() || plan.is::<GlobalLimitExec>() || plan.is::<LocalLimitExec>();
+    let windows = plan.is::<WindowAggExec>() || plan.is::<BoundedWindowAggExec>();
+    let aggregates = plan.downcast_ref::<AggregateExec>().map_or(&[][..], |aggregate| aggregate.aggr_expr());
+    !limits
+        && !windows
+        && aggregates.iter().all(|aggregate| ignores_order(aggregate))
+        && !is_volatile(plan)
+        && plan.children().into_iter().all(gives_same_rows)
+}
+
+fn ignores_order(aggregate: &AggregateFunctionExpr) -> bool {
+    let picks = matches!(aggregate.fun().name(), "count" | "min" | "max");
+    picks || (aggregate.order_sensitivity().is_insensitive() && !aggregate.field().data_type().is_floating())
+}
+
+/// Whether an expression of this node gives another value each time.
+pub fn is_volatile(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let mut volatile = false;
+    let visited = plan.apply_expressions(&mut |expr| {
+        volatile |= physical_expr::is_volatile(expr);
+        Ok(if volatile { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    volatile || visited.is_err()
+}
