@@ -22,6 +22,7 @@
 //! ```
 
 pub mod bench;
+pub mod chaos;
 pub mod compare;
 pub mod data;
 pub mod engine;

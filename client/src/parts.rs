@@ -436,7 +436,7 @@ mod tests {
         assert!(next(&mut parts).await.unwrap().is_err());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn rows_are_handed_on_after_a_while_and_then_nothing_can_replace_them() {
         let mut parts = Parts::default();
         let slow = stream::iter([batch(1)]).chain(stream::pending());
