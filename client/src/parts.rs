@@ -392,6 +392,7 @@ mod tests {
             assert_eq!(value(next(&mut parts).await.unwrap().unwrap()), expected);
         }
         assert!(next(&mut parts).now_or_never().is_none() && !parts.has_inline());
+        let mut parts = Parts::default();
         parts.put(None, stream::iter([batch(3)]).boxed(), true);
         assert!(parts.has_inline());
         assert_eq!(value(next(&mut parts).await.unwrap().unwrap()), 3);

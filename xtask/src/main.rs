@@ -5,6 +5,7 @@
 //! * [`test`]: everything that a change must pass; `.ci/run` calls it.
 //! * [`slt`]: SQL features on bare DataFusion and on a cluster; part of [`test`].
 //! * [`bench`]: bare DataFusion, in-process Ballista and a cluster side by side.
+//! * [`chaos`]: processes that die, halt and are cut off under load; a quick part of it is in [`test`].
 //! * [`cluster`]: starts and stops the processes for all of them.
 //! * [`process`], [`cargo`]: children, signals, builds. [`protoc`]: a compiler of protobuf messages for those builds.
 //!
@@ -13,6 +14,7 @@
 
 mod bench;
 mod cargo;
+mod chaos;
 mod cluster;
 mod demo;
 mod process;
@@ -42,6 +44,8 @@ enum Task {
     Slt(slt::Options),
     /// Time TPC-H or TPC-DS on bare DataFusion, in-process Ballista and a cluster, side by side
     Bench(bench::Options),
+    /// Kill, halt and cut off processes of a cluster that runs TPC-H, and check every answer
+    Chaos(chaos::Options),
 }
 
 fn main() -> ExitCode {
@@ -54,6 +58,7 @@ fn main() -> ExitCode {
         Task::Test(options) => test::run(options),
         Task::Slt(options) => slt::run(options),
         Task::Bench(options) => bench::run(options),
+        Task::Chaos(options) => chaos::run(options),
     }))
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use crate::cluster::{Cluster, Shape};
-use crate::{cargo, process, slt};
+use crate::{cargo, chaos, process, slt};
 
 /// Where the examples of remote sessions expect a scheduler.
 const EXAMPLE_PORT: u16 = 50050;
@@ -18,8 +18,8 @@ const EXAMPLE_PORT: u16 = 50050;
 /// How long somebody else may have it: two minutes is what a closed connection keeps it at most.
 const PORT_WAIT: Duration = Duration::from_secs(150);
 
-/// Checks formatting and lints (if cargo has rustfmt and clippy), runs the tests of all crates, the sqllogictests and
-/// the examples.
+/// Checks formatting and lints (if cargo has rustfmt and clippy), runs the tests of all crates, the sqllogictests, a
+/// few faults and the examples.
 #[derive(Debug, Args)]
 pub struct Options {
     /// Run the longer suites as well: TPC-H and TPC-DS at scale factor 1, many more random queries and round trips.
@@ -56,6 +56,7 @@ pub fn run(options: &Options) -> Result<(), String> {
         process::run(&mut command)
     })?;
     step("sqllogictests", &mut || slt::run(&slt::Options::default()))?;
+    step("chaos", &mut chaos::run_quick)?;
     step("examples", &mut run_examples)?;
     println!("\nall passed in {}: {}", duration(start), passed.join(", "));
     Ok(())

@@ -29,10 +29,10 @@ struct Options {
     #[arg(long)]
     binaries: Option<PathBuf>,
     /// Which faults, one scenario after the other
-    #[arg(long, value_delimiter = ',', default_values = ["kill", "zombie", "drain"])]
+    #[arg(long, value_delimiter = ',', default_values = ["kill", "write", "zombie", "drain", "cut", "flip", "partition", "stall", "slow"])]
     scenario: Vec<Scenario>,
     /// Faults of each scenario
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, overrides_with = "faults")]
     faults: u64,
     /// Decides which process is hit when
     #[arg(long, default_value_t = 1)]
@@ -93,6 +93,30 @@ async fn main() -> Result<()> {
     }
 }
 
+async fn strike_all(options: &Options, scenario: Scenario, fleet: &mut Fleet) -> Result<u64> {
+    let mut draws = Draws::new(options.seed);
+    let mut fired = 0;
+    for number in 0..options.faults {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        pause(&mut draws, 1_500).await;
+        fired += strike(scenario, fleet, &mut draws, number).await?;
+    }
+    Ok(fired)
+}
+
+/// Files that are no Parquet files.
+fn litter(folder: &Path) -> std::io::Result<usize> {
+    let mut files = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        files += match path.is_dir() {
+            true => litter(&path)?,
+            false => usize::from(path.extension().is_none_or(|extension| extension != "parquet")),
+        };
+    }
+    Ok(files)
+}
+
 /// One scenario, from its cluster's start to its end. How many faults fired.
 async fn run(
     options: &Options,
@@ -102,16 +126,16 @@ async fn run(
     oracle: &Arc<Oracle>,
     tally: &Arc<Tally>,
 ) -> Result<u64> {
-    let mut fleet = Fleet::start(binaries, dir, options.executors, options.slots)?;
-    let load = Load::start(&fleet.url(), &options.data, options.clients, oracle, tally).await?;
-    let mut draws = Draws::new(options.seed);
-    let mut fired = 0;
-    for number in 0..options.faults {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        pause(&mut draws, 1_500).await;
-        fired += strike(scenario, &mut fleet, &mut draws, number).await?;
-    }
+    let mut fleet = Fleet::start(binaries, dir, options.executors, options.slots).await?;
+    let copies = dir.join("copies");
+    let writes = (scenario == Scenario::Write).then_some(copies.as_path());
+    let load = Load::start(&fleet.url(), &options.data, options.clients, writes, oracle, tally).await?;
+    let fired = strike_all(options, scenario, &mut fleet).await;
     load.end().await;
+    let fired = fired?;
+    if writes.is_some() {
+        println!("{} files of writes that were given up are left behind", litter(&copies)?);
+    }
     if !fleet.scheduler_lives() {
         return Err(DataFusionError::Execution("the scheduler has ended".to_owned()));
     }

@@ -3,9 +3,12 @@
 
 use std::fs::File;
 use std::io::{Error, ErrorKind, Result};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use super::proxy::Proxy;
 
 /// How long a process may take until it is ready.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -32,6 +35,8 @@ pub struct Fleet {
     scheduler: Daemon,
     /// By number. One that was killed stays until it is replaced.
     executors: Vec<Daemon>,
+    /// Before their ports, one for each.
+    proxies: Vec<Proxy>,
     started: usize,
 }
 
@@ -50,7 +55,7 @@ impl Fleet {
     ///
     /// # Errors
     /// If one cannot be started or does not become ready.
-    pub fn start(binaries: &Path, dir: &Path, executors: usize, slots: u32) -> Result<Self> {
+    pub async fn start(binaries: &Path, dir: &Path, executors: usize, slots: u32) -> Result<Self> {
         let arguments = ["--bind-port", "0", "--lease-seconds", "2", "--heartbeat-millis", "200"];
         let (scheduler, line) = spawn(binaries, dir, "scheduler", "ballista-scheduler", &arguments.map(str::to_owned))?;
         let port = line.trim().rsplit(':').next().and_then(|port| port.parse().ok());
@@ -62,10 +67,12 @@ impl Fleet {
             slots,
             scheduler,
             executors: Vec::new(),
+            proxies: Vec::new(),
             started: 0,
         };
-        for _ in 0..executors {
-            let executor = fleet.start_executor()?;
+        for number in 0..executors {
+            fleet.proxies.push(Proxy::start().await?);
+            let executor = fleet.start_executor(number)?;
             fleet.executors.push(executor);
         }
         Ok(fleet)
@@ -86,14 +93,23 @@ impl Fleet {
         matches!(self.scheduler.0.try_wait(), Ok(None))
     }
 
-    fn start_executor(&mut self) -> Result<Daemon> {
+    /// What stands between an executor and everybody else, but for the scheduler.
+    pub fn proxy(&self, executor: usize) -> &Proxy {
+        &self.proxies[executor]
+    }
+
+    fn start_executor(&mut self, number: usize) -> Result<Daemon> {
         let name = format!("executor-{}", self.started);
         self.started += 1;
         let (port, slots) = (self.port.to_string(), self.slots.to_string());
         let work_dir = self.dir.join("work");
         let arguments = ["--scheduler-host", "127.0.0.1", "--scheduler-port", &port, "--slots", &slots];
         let arguments = arguments.into_iter().chain(["--memory", "1GiB", "--work-dir"]).map(str::to_owned);
-        let arguments: Vec<String> = arguments.chain([work_dir.display().to_string()]).collect();
+        let own_port = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
+        let proxy = &self.proxies[number];
+        proxy.lead_to(own_port);
+        let ports = ["--bind-port".to_owned(), own_port.to_string(), "--advertise-port".to_owned(), proxy.port().to_string()];
+        let arguments: Vec<String> = arguments.chain([work_dir.display().to_string()]).chain(ports).collect();
         Ok(spawn(&self.binaries, &self.dir, &name, "ballista-executor", &arguments)?.0)
     }
 
@@ -143,7 +159,7 @@ impl Fleet {
     /// # Errors
     /// If it cannot be started.
     pub fn replace(&mut self, executor: usize) -> Result<()> {
-        self.executors[executor] = self.start_executor()?;
+        self.executors[executor] = self.start_executor(executor)?;
         Ok(())
     }
 }

@@ -6,23 +6,40 @@
 
 pub mod fleet;
 pub mod load;
+pub mod proxy;
 
-use std::io::Result;
-use std::time::Duration;
+use std::io::{Error, Result};
+use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 
 use self::fleet::{Fleet, Signal};
+use self::proxy::Damage;
+
+/// How long a damage may take to happen.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Which faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Scenario {
     /// Executors die by SIGKILL, every tenth time two at once, and are replaced
     Kill,
+    /// Executors die by SIGKILL while files are written
+    Write,
     /// Executors halt for longer than their lease by SIGSTOP, and come back as zombies
     Zombie,
     /// Executors are asked to leave by SIGTERM while queries run, and are replaced
     Drain,
+    /// Connections to executors break after some bytes
+    Cut,
+    /// A bit flips on the way from an executor
+    Flip,
+    /// Nobody but the scheduler reaches an executor, for some seconds
+    Partition,
+    /// Nothing comes from an executor, for some seconds, and nothing breaks
+    Stall,
+    /// An executor gets a twentieth of its time
+    Slow,
 }
 
 impl Scenario {
@@ -30,8 +47,14 @@ impl Scenario {
     pub fn name(self) -> &'static str {
         match self {
             Self::Kill => "kill",
+            Self::Write => "write",
             Self::Zombie => "zombie",
             Self::Drain => "drain",
+            Self::Cut => "cut",
+            Self::Flip => "flip",
+            Self::Partition => "partition",
+            Self::Stall => "stall",
+            Self::Slow => "slow",
         }
     }
 }
@@ -65,7 +88,7 @@ pub async fn strike(scenario: Scenario, fleet: &mut Fleet, draws: &mut Draws, nu
     let victim = draws.below(fleet.executors() as u64) as usize;
     let other = (victim + 1) % fleet.executors();
     match scenario {
-        Scenario::Kill => {
+        Scenario::Kill | Scenario::Write => {
             fleet.signal(victim, Signal::Kill)?;
             let two = number % 10 == 9 && other != victim;
             if two {
@@ -91,7 +114,42 @@ pub async fn strike(scenario: Scenario, fleet: &mut Fleet, draws: &mut Draws, nu
             fleet.replace(victim)?;
             Ok(1)
         }
+        Scenario::Cut => damage(fleet, victim, Damage::CutAfter(draws.below(200_000)), 0).await,
+        Scenario::Flip => damage(fleet, victim, Damage::FlipAfter(draws.below(200_000)), 0).await,
+        Scenario::Partition => damage(fleet, victim, Damage::Refuse, 1_000 + draws.below(3_000)).await,
+        Scenario::Stall => damage(fleet, victim, Damage::Stall, 1_000 + draws.below(3_000)).await,
+        Scenario::Slow => {
+            for _ in 0..20 {
+                fleet.signal(victim, Signal::Stop)?;
+                tokio::time::sleep(Duration::from_millis(190)).await;
+                fleet.signal(victim, Signal::Continue)?;
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Ok(1)
+        }
     }
+}
+
+/// Damages what comes from an executor, and goes on with it for so many milliseconds after it has happened once. An
+/// executor that nobody reads from, because it is on probation, is passed over.
+async fn damage(fleet: &Fleet, first: usize, damage: Damage, millis: u64) -> Result<u64> {
+    for executor in (0..fleet.executors()).map(|number| (first + number) % fleet.executors()) {
+        let proxy = fleet.proxy(executor);
+        let before = proxy.fired();
+        proxy.set(damage);
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE && proxy.fired() == before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        if proxy.fired() > before {
+            tokio::time::sleep(Duration::from_millis(millis)).await;
+        }
+        proxy.set(Damage::None);
+        if proxy.fired() > before {
+            return Ok(1);
+        }
+    }
+    Err(Error::other(format!("{damage:?} did not happen at any executor")))
 }
 
 /// Waits for up to `millis`.

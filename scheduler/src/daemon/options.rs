@@ -51,7 +51,7 @@ pub struct Options {
     /// Host to show in the line "scheduler ready on HOST:PORT"; changes nothing else [default: the bind host]
     #[arg(long, value_name = "HOST", env = "BALLISTA_SCHEDULER_ADVERTISE_HOST")]
     pub advertise_host: Option<String>,
-    /// An executor that is not heard of for this long is lost, and the queries it worked for fail [default: 10]
+    /// An executor that is not heard of for this long is lost: its tasks run again on others [default: 10]
     #[arg(long, value_name = "SECONDS", env = "BALLISTA_SCHEDULER_LEASE_SECONDS")]
     pub lease_seconds: Option<u64>,
     /// How often executors shall be heard of [default: a fifth of the lease]

@@ -66,23 +66,71 @@ async fn a_failed_task_fails_its_query_with_its_class() {
 }
 
 #[tokio::test]
-async fn losing_an_executor_fails_the_queries_that_needed_it_and_no_other() {
+async fn what_a_lost_executor_held_or_ran_runs_again_elsewhere() {
     let cluster = Cluster::start();
     let mut a = cluster.executor("a", 1).await;
-    let mut hit = cluster.submit("shuffle 1").await;
-    a.launch().await;
+    let mut query = cluster.submit("shuffle 2").await;
+    let first = a.launch().await.task.unwrap();
+    a.finish(&first, buckets(&[1, 2])).await;
+    let running = a.launch().await.task.unwrap();
     let mut b = cluster.executor("b", 1).await;
-    let mut spared = cluster.submit("shuffle 1").await;
-    let task = b.launch().await.task.unwrap();
     drop(a);
-    let failure = hit.failed().await;
-    assert_eq!(ErrorClass::from_code(failure.class), ErrorClass::Infra);
-    assert!(failure.message.contains("executor a was lost"), "{}", failure.message);
-    b.finish(&task, buckets(&[1])).await;
-    let task = b.launch().await.task.unwrap();
-    b.finish(&task, inline(b"")).await;
-    spared.part().await;
-    spared.finished().await;
+    // Both tasks, whatever their order.
+    let mut again = Vec::new();
+    for _ in 0..2 {
+        let task = b.launch().await.task.unwrap();
+        assert_eq!(task.attempt, 1);
+        b.finish(&task, buckets(&[10, 20])).await;
+        again.push(task.task);
+    }
+    again.sort_unstable();
+    assert_eq!(again, [first.task, running.task]);
+    let last = b.launch().await;
+    // Nothing of the lost executor is read, or counted.
+    let sources = &last.inputs[0].sources;
+    assert_eq!(sources.len(), 1);
+    assert_eq!((sources[0].outputs.len(), sources[0].bucket_rows.as_slice()), (2, [20, 40].as_slice()));
+    b.finish(&last.task.unwrap(), inline(b"")).await;
+    query.part().await;
+    query.finished().await;
+    cluster.is_empty().await;
+}
+
+#[tokio::test]
+async fn a_part_that_the_client_cannot_read_comes_again() {
+    let cluster = Cluster::start();
+    let mut executor = cluster.executor("a", 1).await;
+    let mut query = cluster.submit("final 1").await;
+    let task = executor.launch().await.task.unwrap();
+    executor.status(&task, Outcome::Streaming(proto::TaskStreaming {})).await;
+    assert_eq!(query.part().await.task.unwrap().attempt, 0);
+    let unread = proto::ReportUnreadRequest { task: Some(task.clone()), reason: "connection reset".into() };
+    cluster.client().await.report_unread(unread.clone()).await.unwrap();
+    assert_eq!(executor.cancelled().await, task);
+    executor.fail(&task, ErrorClass::Infra).await;
+    let again = executor.launch().await.task.unwrap();
+    assert_eq!((again.task, again.attempt), (task.task, 1));
+    // The report of an attempt that is over changes nothing.
+    cluster.client().await.report_unread(unread).await.unwrap();
+    executor.finish(&again, inline(b"x")).await;
+    assert_eq!(query.part().await.inline.as_ref(), b"x");
+    assert_eq!(query.finished().await.parts, 1);
+    cluster.is_empty().await;
+}
+
+#[tokio::test]
+async fn passing_faults_are_tried_again_and_the_last_error_is_told() {
+    let cluster = Cluster::start();
+    let mut executor = cluster.executor("a", 1).await;
+    let mut query = cluster.submit("final 1").await;
+    for attempt in 0..4 {
+        let task = executor.launch().await.task.unwrap();
+        assert_eq!(task.attempt, attempt);
+        executor.fail(&task, ErrorClass::Transient).await;
+    }
+    let failure = query.failed().await;
+    assert_eq!(ErrorClass::from_code(failure.class), ErrorClass::Transient);
+    assert!(failure.message.contains("scripted failure (the last of 4 attempts)"), "{}", failure.message);
     cluster.is_empty().await;
 }
 

@@ -293,11 +293,11 @@ pub(super) struct Executor {
 }
 
 impl Executor {
-    /// The next message that is no acknowledgement; `None` at the end of the session.
+    /// The next message that asks for something; `None` at the end of the session.
     pub(super) async fn next(&mut self) -> Option<ToExecutor> {
         loop {
             match soon(self.incoming.message()).await.ok()??.message? {
-                ToExecutor::Ack(_) => {}
+                ToExecutor::Ack(_) | ToExecutor::ReleaseStage(_) | ToExecutor::PeerLost(_) => {}
                 message => return Some(message),
             }
         }
