@@ -7,10 +7,12 @@
 //! attempt that is repeated writes the same names.
 //!
 //! **Failure modes.** What is neither published nor discarded stays as an uncompleted upload: stores expire those by
-//! their own rules, the local file system keeps `name#number`, which listings leave out.
+//! their own rules, the local file system keeps `name#number`, which listings leave out. The attempt that is published
+//! removes those of attempts that died.
 
 use std::fmt;
 use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -125,6 +127,8 @@ impl TaskWrites {
 pub struct Staged {
     path: Path,
     content: Content,
+    /// Where the file will be, if that is on a local file system.
+    local: Option<PathBuf>,
 }
 
 enum Content {
@@ -141,11 +145,16 @@ impl Staged {
     /// Makes the file visible.
     pub async fn publish(self) -> object_store::Result<()> {
         match self.content {
-            Content::Upload(mut upload) => upload.complete().await.map(drop),
+            Content::Upload(mut upload) => upload.complete().await.map(drop)?,
             Content::Payload { store, payload, options } => {
-                store.put_opts(&self.path, payload, options).await.map(drop)
+                store.put_opts(&self.path, payload, options).await.map(drop)?;
             }
         }
+        if let Some(file) = self.local {
+            // What cannot be removed cannot be seen either.
+            let _ = tokio::task::spawn_blocking(move || remove_uncompleted(&file)).await;
+        }
+        Ok(())
     }
 
     /// Throws the file away.
@@ -155,6 +164,22 @@ impl Staged {
             Content::Payload { .. } => Ok(()),
         }
     }
+}
+
+/// Removes `file#number`: what other attempts have left of a file that is published.
+fn remove_uncompleted(file: &std::path::Path) -> std::io::Result<()> {
+    let (Some(folder), Some(name)) = (file.parent(), file.file_name().and_then(|name| name.to_str())) else {
+        return Ok(());
+    };
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        let other = entry.file_name();
+        let number = other.to_str().and_then(|other| other.strip_prefix(name)?.strip_prefix('#'));
+        if number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())) {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 impl fmt::Debug for Staged {
@@ -177,7 +202,8 @@ impl ObjectStoreRegistry for StagingRegistry {
 
     fn get_store(&self, url: &Url) -> Result<Arc<dyn ObjectStore>> {
         let inner = self.inner.get_store(url)?;
-        Ok(Arc::new(StagingStore { inner, name: self.name.clone(), staged: Arc::clone(&self.staged) }))
+        let is_local = url.scheme() == "file";
+        Ok(Arc::new(StagingStore { inner, name: self.name.clone(), is_local, staged: Arc::clone(&self.staged) }))
     }
 }
 
@@ -186,6 +212,7 @@ impl ObjectStoreRegistry for StagingRegistry {
 struct StagingStore {
     inner: Arc<dyn ObjectStore>,
     name: Option<String>,
+    is_local: bool,
     staged: Arc<Staging>,
 }
 
@@ -196,6 +223,11 @@ impl fmt::Display for StagingStore {
 }
 
 impl StagingStore {
+    /// The file that a path names, on a local file system.
+    fn local(&self, path: &Path) -> Option<PathBuf> {
+        self.is_local.then(|| PathBuf::from(format!("/{path}")))
+    }
+
     /// The path under which a file that a sink named is published.
     fn published(&self, path: &Path) -> Path {
         let Some(name) = &self.name else { return path.clone() };
@@ -231,7 +263,8 @@ impl ObjectStore for StagingStore {
             }
             Content::Upload(upload)
         };
-        self.staged.put(Staged { path, content });
+        let local = self.local(&path);
+        self.staged.put(Staged { path, content, local });
         Ok(put_aside())
     }
 
@@ -242,7 +275,8 @@ impl ObjectStore for StagingStore {
     ) -> object_store::Result<Box<dyn MultipartUpload>> {
         let path = self.published(location);
         let upload = self.inner.put_multipart_opts(&path, options).await?;
-        Ok(Box::new(StagedUpload { upload: Some(upload), path, staged: Arc::clone(&self.staged) }))
+        let local = self.local(&path);
+        Ok(Box::new(StagedUpload { upload: Some(upload), path, local, staged: Arc::clone(&self.staged) }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> object_store::Result<GetResult> {
@@ -287,13 +321,15 @@ fn put_aside() -> PutResult {
 struct StagedUpload {
     upload: Option<Box<dyn MultipartUpload>>,
     path: Path,
+    local: Option<PathBuf>,
     staged: Arc<Staging>,
 }
 
 impl StagedUpload {
     fn put_aside(&mut self) {
         if let Some(upload) = self.upload.take() {
-            self.staged.put(Staged { path: self.path.clone(), content: Content::Upload(upload) });
+            let (path, local) = (self.path.clone(), self.local.take());
+            self.staged.put(Staged { path, content: Content::Upload(upload), local });
         }
     }
 }

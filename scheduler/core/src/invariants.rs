@@ -160,7 +160,7 @@ fn check_stage(seq: JobSeq, job: &Job, stage: &Stage, claims: &mut Claims) -> Re
         let waits = stage.has_waiting() || !stage.delayed.is_empty();
         ensure!(!waits && stage.running.is_empty(), "it is finished and still runs");
     }
-    if job.finished.is_none() && job.committing.is_empty() {
+    if job.finished.is_none() && !job.publishing {
         let open = stage.consumers.iter().filter(|consumer| is_open(consumer)).count();
         ensure!(open == stage.open_consumers, "{open} consumers are open, not {}", stage.open_consumers);
     }

@@ -33,7 +33,9 @@ pub(crate) struct Job {
     /// Stages that are not finished.
     pub(crate) open_stages: usize,
     pub(crate) ready: BTreeSet<StageId>,
-    /// Tasks that are publishing what they wrote. Once there is one, the job cannot be cancelled any more.
+    /// The first task was told to publish what it wrote: the job cannot be cancelled any more.
+    pub(crate) publishing: bool,
+    /// Tasks that are at it.
     pub(crate) committing: BTreeMap<TaskKey, Life>,
     /// While it was publishing.
     pub(crate) client_left: bool,
@@ -65,6 +67,7 @@ impl Job {
             final_stage: None,
             open_stages: 0,
             ready: BTreeSet::new(),
+            publishing: false,
             committing: BTreeMap::new(),
             client_left: false,
             reopened: Vec::new(),

@@ -68,7 +68,7 @@ impl State {
     pub(crate) fn client_done(&mut self, id: &JobId, out: &mut Vec<Effect>) {
         let Some(seq) = self.by_id.get(id).copied() else { return };
         let Some(job) = self.jobs.get_mut(&seq) else { return };
-        if !job.committing.is_empty() {
+        if job.publishing && job.finished.is_none() {
             job.client_left = true;
             return;
         }
@@ -237,19 +237,23 @@ impl State {
     /// The final stage is finished: publishes what its tasks wrote, if anything, and then ends the job.
     fn commit(&mut self, seq: JobSeq, id: StageId, out: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get_mut(&seq) else { return };
-        let Some(stage) = job.stages.get(&id).filter(|stage| stage.commits) else {
+        let Some(stage) = job.stages.get_mut(&id).filter(|stage| stage.commits) else {
             self.finish_job(seq, out);
             return;
         };
-        for (task, output) in &stage.outputs {
+        let attempt = stage.attempt;
+        for (task, output) in stage.outputs.iter_mut().filter(|(_, output)| !output.publishing) {
             let Some((executor, incarnation)) = self.executors.get(output.life).map(|executor| executor.address())
             else {
                 continue;
             };
-            let task = stage.key(&job.id, *task, output.attempt);
+            output.publishing = true;
+            let task =
+                TaskKey { job: job.id.clone(), stage: id, stage_attempt: attempt, task: *task, attempt: output.attempt };
             job.committing.insert(task.clone(), output.life);
             out.push(Effect::Commit { task, executor, incarnation });
         }
+        job.publishing |= !job.committing.is_empty();
         if job.committing.is_empty() {
             self.finish_job(seq, out);
         } else {
@@ -260,7 +264,13 @@ impl State {
     pub(crate) fn task_committed(&mut self, key: &TaskKey, out: &mut Vec<Effect>) {
         let Some(seq) = self.by_id.get(&key.job).copied() else { return };
         let Some(job) = self.jobs.get_mut(&seq) else { return };
-        if job.committing.remove(key).is_none() || !job.committing.is_empty() {
+        let Some(life) = job.committing.remove(key) else { return };
+        let stage = job.stages.get_mut(&key.stage);
+        if let Some(output) = stage.and_then(|stage| stage.outputs.get_mut(&key.task)) {
+            output.delivered = true;
+            self.executors.unneed(life, seq);
+        }
+        if !job.committing.is_empty() || job.open_stages > 0 {
             return;
         }
         let client_left = job.client_left;
@@ -272,16 +282,28 @@ impl State {
         }
     }
 
+    /// Something could not be published. A task that writes the same files again, over those that were published, may do
+    /// better if the fault may pass.
     pub(crate) fn commit_failed(&mut self, key: &TaskKey, error: ClassifiedError, out: &mut Vec<Effect>) {
         let Some(seq) = self.by_id.get(&key.job).copied() else { return };
-        if self.jobs.get(&seq).is_some_and(|job| job.committing.contains_key(key)) {
+        let Some(job) = self.jobs.get_mut(&seq) else { return };
+        let Some(life) = job.committing.remove(key) else { return };
+        let stage = job.stages.get_mut(&key.stage);
+        let may_pass = matches!(error.class, ErrorClass::Transient | ErrorClass::Infra | ErrorClass::Resource);
+        let Some(stage) = stage.filter(|stage| stage.deterministic && may_pass) else {
             self.end_job(seq, JobState::Failed(error), out);
+            return;
+        };
+        if stage.lose_output(key).is_some() {
+            self.executors.unneed(life, seq);
         }
+        self.reopen(seq, key.stage, out);
+        self.write_again(seq, key, life, error, out);
     }
 
     fn is_committing(&self, id: &JobId) -> bool {
         let job = self.by_id.get(id).and_then(|seq| self.jobs.get(seq));
-        job.is_some_and(|job| !job.committing.is_empty())
+        job.is_some_and(|job| job.publishing && job.finished.is_none())
     }
 
     /// The results are complete.

@@ -15,12 +15,15 @@ use std::collections::BTreeMap;
 use ballista_core::{StageId, TaskId};
 
 use crate::effect::Effect;
-use crate::event::Slicing;
-use crate::executors::{Executors, Held, Life, Pool};
+use crate::event::{Instant64, Slicing};
+use crate::executors::{Executor, Executors, Held, Life, Pool};
 use crate::job::JobSeq;
 use crate::pending::Pending;
 use crate::stage::Running;
 use crate::state::State;
+
+/// How often a task that has failed waits for an executor on which it has not.
+const MAX_WAITS: u32 = 50;
 
 /// A task about to be launched; its slots are taken.
 struct Slice {
@@ -79,10 +82,25 @@ impl State {
         let trouble = stage.tasks.get(&task).and_then(|task| task.trouble.as_ref());
         let is_avoided = |life: &Life| trouble.is_some_and(|trouble| trouble.avoid.contains(life));
         let free = || self.executors.free(pool).iter();
-        let Some((life, free)) = free().find(|(life, _)| !is_avoided(life)).or_else(|| free().next()) else {
-            return false;
-        };
+        let elsewhere = free().find(|(life, _)| !is_avoided(life));
+        let Some((life, free)) = elsewhere.or_else(|| free().next()) else { return false };
         stage.retries.remove(&task);
+        let could_wait = || {
+            let takes_it = |(life, executor): (Life, &Executor)| executor.takes_tasks() && !is_avoided(&life);
+            self.executors.iter().any(takes_it) && trouble.is_some_and(|trouble| trouble.waits < MAX_WAITS)
+        };
+        if elsewhere.is_none() && could_wait() {
+            // Where it failed it would most likely fail again, at once and as often as it may.
+            stage.trouble(task).waits += 1;
+            stage.delayed.insert(task);
+            let due = Instant64(self.now.0.saturating_add(self.limits.retry_millis));
+            self.delayed.insert((due, seq, id, task));
+            if !stage.is_ready() {
+                job.ready.remove(&id);
+            }
+            self.requeue(seq);
+            return true;
+        }
         if !stage.is_ready() {
             job.ready.remove(&id);
         }

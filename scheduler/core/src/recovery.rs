@@ -59,22 +59,17 @@ impl State {
         out: &mut Vec<Effect>,
     ) -> Result<(), String> {
         let Some(job) = self.jobs.get_mut(&seq) else { return Ok(()) };
-        if job.committing.values().any(|committing| *committing == life) {
-            return Err(
-                "it was publishing what the query had written: some of it may be there, some may not".to_owned()
-            );
-        }
-        let published = job.finished.is_some() || !job.committing.is_empty();
         job.touched.remove(&life);
         let mut shaken = Vec::new();
         for (id, stage) in &mut job.stages {
             stage.touched.remove(&life);
-            if stage.commits && published {
-                stage.keep_published(life);
-                continue;
-            }
             if !stage.lose_outputs(life) {
                 continue;
+            }
+            if stage.commits && job.publishing && !stage.deterministic {
+                return Err("it was publishing what the query had written, which it would not write again in the same \
+                            way: some of it may be there, some may not"
+                    .to_owned());
             }
             if stage.is_kept && job.finished.is_some() {
                 return Err("it held rows that were cached; they are computed again when they are read next".to_owned());
@@ -110,10 +105,16 @@ impl State {
     /// Parts of a result that was complete are gone, and the client may not have read them: they come again.
     pub(crate) fn resume_result(&mut self, seq: JobSeq, id: StageId, out: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get_mut(&seq) else { return };
-        let is_final = job.stages.get(&id).is_some_and(|stage| stage.is_final);
-        if is_final && job.finished.take().is_some() {
+        if !job.stages.get(&id).is_some_and(|stage| stage.is_final) {
+            return;
+        }
+        if job.finished.take().is_some() {
             job.resumed = true;
             out.push(Effect::JobResumed { job: job.id.clone() });
+            self.reopen(seq, id, out);
+        } else if job.publishing {
+            let stage = job.stages.get(&id);
+            job.committing.retain(|key, _| stage.is_some_and(|stage| stage.has_output(key)));
             self.reopen(seq, id, out);
         }
     }
@@ -159,7 +160,7 @@ impl State {
     }
 
     /// Opens a finished stage, and those it reads as far as outputs of them are lost.
-    fn reopen(&mut self, seq: JobSeq, id: StageId, out: &mut Vec<Effect>) {
+    pub(crate) fn reopen(&mut self, seq: JobSeq, id: StageId, out: &mut Vec<Effect>) {
         if !self.start_over_if_mixed(seq, id, out) {
             return;
         }
@@ -216,10 +217,11 @@ impl State {
             let streams = stage.running.values().any(|running| running.streaming);
             stage.is_final && (streams || !stage.outputs.is_empty())
         };
-        if stages.iter().filter_map(|id| job.stages.get(id)).any(|stage| at_client(stage) && !stage.commits) {
+        let is_out = |stage: &Stage| if stage.commits { job.publishing } else { at_client(stage) };
+        if stages.iter().filter_map(|id| job.stages.get(id)).any(|stage| stage.is_final && is_out(stage)) {
             let message = format!(
-                "outputs of stage {first} were lost, which would not give the same rows again, after the client had got \
-                 rows that depend on them; run the query again"
+                "outputs of stage {first} were lost, which would not give the same rows again, after rows that depend on \
+                 them were handed to the client or published; run the query again"
             );
             job.doomed = Some(ClassifiedError::new(ErrorClass::Infra, message));
             return false;

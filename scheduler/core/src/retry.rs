@@ -87,6 +87,27 @@ impl State {
         Ok(())
     }
 
+    /// What a task wrote could not be published: it runs again, and writes over what it wrote before.
+    pub(crate) fn write_again(
+        &mut self,
+        seq: JobSeq,
+        key: &TaskKey,
+        life: Life,
+        error: ClassifiedError,
+        out: &mut Vec<Effect>,
+    ) {
+        // Its turn comes after a while.
+        let stage = self.jobs.get_mut(&seq).and_then(|job| job.stages.get_mut(&key.stage));
+        if let Some(stage) = stage {
+            stage.lost.remove(&key.task);
+            stage.retries.remove(&key.task);
+        }
+        match self.fell(seq, key, life, error, out) {
+            Err(error) => self.end_job(seq, JobState::Failed(error), out),
+            Ok(()) => self.advance(seq, vec![key.stage], out),
+        }
+    }
+
     /// Input of a task is gone, damaged or out of reach.
     fn could_not_read(
         &mut self,
@@ -137,12 +158,13 @@ impl State {
     /// A part of the result cannot be read where it was said to be.
     pub(crate) fn result_unread(&mut self, key: &TaskKey, reason: &str, out: &mut Vec<Effect>) {
         let Some(seq) = self.by_id.get(&key.job).copied() else { return };
-        let limit = self.limits.max_task_failures;
+        let limit = self.limits.max_unread_results;
         let Some(job) = self.jobs.get_mut(&seq) else { return };
         let Some(stage) = job.stages.get_mut(&key.stage) else { return };
         if !stage.is_final || stage.commits || stage.is_kept || stage.attempt != key.stage_attempt {
             return;
         }
+        let now = self.now;
         let life = if let Some(running) = stage.take_running(key) {
             if let Some((executor, incarnation)) = self.executors.cancel(running.life, key) {
                 out.push(Effect::CancelTask { task: key.clone(), executor, incarnation });
@@ -161,6 +183,7 @@ impl State {
         trouble.failures += 1;
         trouble.avoid.insert(life);
         let failures = trouble.failures;
+        self.executors.strike(life, now, &self.limits);
         if failures >= limit {
             let message = format!("the result of task {key} cannot be read: {reason}");
             let error = tried(ClassifiedError::new(ErrorClass::Infra, message), failures);
@@ -168,7 +191,11 @@ impl State {
             return;
         }
         self.resume_result(seq, key.stage, out);
-        self.run_again(seq, key.stage, key.task, out);
+        if let Some(stage) = self.jobs.get_mut(&seq).and_then(|job| job.stages.get_mut(&key.stage)) {
+            stage.lost.remove(&key.task);
+            stage.retries.remove(&key.task);
+        }
+        self.run_later(seq, key.stage, key.task, failures, out);
         self.recover(seq, out);
     }
 

@@ -40,6 +40,8 @@ pub(crate) struct Trouble {
     pub(crate) last_death: Instant64,
     /// Memory ran out: the next attempt gets all slots of its executor.
     pub(crate) alone: bool,
+    /// How often it waited for an executor on which it has not failed.
+    pub(crate) waits: u32,
     /// Where it failed: other executors come first.
     pub(crate) avoid: BTreeSet<Life>,
 }
@@ -59,8 +61,10 @@ pub(crate) struct Output {
     pub(crate) attempt: u32,
     pub(crate) life: Life,
     pub(crate) stats: OutputStats,
-    /// It came with the status, so that the executor is not needed for it.
+    /// It came with the status, or is published, so that the executor is not needed for it.
     pub(crate) delivered: bool,
+    /// Its executor was told to publish what it wrote.
+    pub(crate) publishing: bool,
 }
 
 /// One stage of a running job. **Invariants**: each partition is in exactly one of `pending`, `skipped` and the tasks;
@@ -246,7 +250,7 @@ impl Stage {
         self.stats.rows = self.stats.rows.saturating_add(stats.rows);
         self.stats.bytes = self.stats.bytes.saturating_add(stats.bytes);
         self.durations.push(u32::try_from(now.0.saturating_sub(running.since.0)).unwrap_or(u32::MAX));
-        self.outputs.insert(key.task, Output { attempt: key.attempt, life: running.life, stats, delivered });
+        self.outputs.insert(key.task, Output { attempt: key.attempt, life: running.life, stats, delivered, publishing: false });
         Some(running)
     }
 
@@ -276,12 +280,6 @@ impl Stage {
         Some(output)
     }
 
-    /// What `life` had written is published: nobody needs it any more.
-    pub(crate) fn keep_published(&mut self, life: Life) {
-        for output in self.outputs.values_mut().filter(|output| output.life == life) {
-            output.delivered = true;
-        }
-    }
 
     /// What is lost or skipped is wanted after all.
     pub(crate) fn want_all(&mut self) {

@@ -32,6 +32,8 @@ pub struct Limits {
     pub max_task_failures: u32,
     /// A task whose inputs could not be read this often fails its job.
     pub max_unread_inputs: u32,
+    /// A task whose result the client could not read this often fails its job.
+    pub max_unread_results: u32,
     /// A query whose same task ran on this many executors when they were lost fails, before it takes more along.
     pub max_deaths: u32,
     /// Executors lost within so many milliseconds count as one loss.
@@ -79,6 +81,7 @@ impl Default for Limits {
             fenced_incarnations: 10_000,
             max_task_failures: 4,
             max_unread_inputs: 16,
+            max_unread_results: 8,
             max_deaths: 3,
             same_moment_millis: 1_000,
             retry_millis: 100,

@@ -344,17 +344,45 @@ fn is_freed(effects: &[Effect], id: &str) -> bool {
 }
 
 #[test]
-fn a_commit_that_fails_or_is_lost_fails_the_job() {
+fn a_commit_that_fails_or_is_lost_is_made_by_another_attempt_that_writes_the_same_files() {
+    let writing = |deterministic| vec![StageSpec { commits: true, deterministic, ..last(0, 1, &[]) }];
+    let class = |class| ClassifiedError::new(class, "broken");
+    for is_lost in [true, false] {
+        let mut cluster = Cluster::new(&[("a", 1), ("b", 1)]);
+        let task = launches(&cluster.start("j", writing(true))).remove(0);
+        cluster.finish(&task, 1);
+        let effects = if is_lost {
+            cluster.lose(task.executor.as_str())
+        } else {
+            let (executor, error) = (task.executor.clone(), class(ErrorClass::Transient));
+            let failed =
+                Event::CommitFailed { task: task.task.clone(), executor, incarnation: Incarnation(1), error };
+            assert_eq!(cluster.step(failed), []);
+            cluster.now = 1_000;
+            cluster.step(Event::Tick)
+        };
+        assert_eq!(failure(&effects), None);
+        let again = launches(&effects).remove(0);
+        assert_eq!((again.task.attempt, again.executor != task.executor), (1, true));
+        // Too late to go back, all the same.
+        assert_eq!(cluster.step(Event::JobCancelled { job: job("j"), reason: "asked to".into() }), []);
+        let effects = cluster.finish(&again, 1);
+        assert!(effects.iter().any(|effect| matches!(effect, Effect::Commit { task, .. } if *task == again.task)));
+        assert!(cluster.commit(&again).contains(&Effect::JobFinished { job: job("j") }));
+    }
+    // Another attempt would not help, or would write other files.
+    for (error, deterministic) in [(ErrorClass::User, true), (ErrorClass::Transient, false)] {
+        let mut cluster = Cluster::new(&[("a", 1), ("b", 1)]);
+        let task = launches(&cluster.start("j", writing(deterministic))).remove(0);
+        cluster.finish(&task, 1);
+        let (executor, failed) = (task.executor.clone(), class(error));
+        let failed = Event::CommitFailed { task: task.task, executor, incarnation: Incarnation(1), error: failed };
+        assert_eq!(failure(&cluster.step(failed)), Some((job("j"), error)));
+    }
     let mut cluster = Cluster::new(&[("a", 1), ("b", 1)]);
-    let writing = || vec![StageSpec { commits: true, ..last(0, 1, &[]) }];
-    let task = launches(&cluster.start("j", writing())).remove(0);
+    let task = launches(&cluster.start("j", writing(false))).remove(0);
     cluster.finish(&task, 1);
-    let (executor, error) = (task.executor.clone(), ClassifiedError::new(ErrorClass::Transient, "broken"));
-    let failed = Event::CommitFailed { task: task.task, executor, incarnation: Incarnation(1), error };
-    assert_eq!(failure(&cluster.step(failed)), Some((job("j"), ErrorClass::Transient)));
-    let task = launches(&cluster.start("k", writing())).remove(0);
-    cluster.finish(&task, 1);
-    assert_eq!(failure(&cluster.lose(task.executor.as_str())), Some((job("k"), ErrorClass::Infra)));
+    assert_eq!(failure(&cluster.lose(task.executor.as_str())), Some((job("j"), ErrorClass::Infra)));
 }
 
 #[test]

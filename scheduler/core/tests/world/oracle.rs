@@ -159,6 +159,14 @@ impl Model {
             Event::TaskFinished { task, executor, incarnation, output, .. } => {
                 (task, executor, incarnation, Some(*output))
             }
+            Event::CommitFailed { task, executor, incarnation, .. } => {
+                let is_out = self.process(executor, *incarnation).is_none_or(|process| process.fenced);
+                let known = self.tasks.get_mut(task).filter(|task| !is_out && task.commit == Some(false));
+                if let Some(task) = known {
+                    task.void = true;
+                }
+                return Ok(());
+            }
             Event::ResultUnread { task, .. } => {
                 // Its output is void if it has one and it must be read at its executor.
                 let is_kept = |job: &JobModel| {
@@ -233,7 +241,7 @@ impl Model {
             for (key, task) in &self.tasks {
                 let here = task.executor == *executor && task.incarnation == *incarnation && !task.delivered;
                 let job = &self.jobs[&key.job];
-                let counts = matches!(task.ended, Some(Some(_))) && !task.void && task.commit.is_none();
+                let counts = matches!(task.ended, Some(Some(_))) && !task.void && task.commit != Some(true);
                 ensure!(!here || !counts || job.status != Status::Live, "{key} counts, and its process is lost");
             }
         }
@@ -331,7 +339,7 @@ impl Model {
                 let mut lost = 0;
                 for (key, task) in &mut self.tasks {
                     let here = task.executor == *executor && task.incarnation == *incarnation && !task.delivered;
-                    let counts = matches!(task.ended, Some(Some(_))) && !task.void;
+                    let counts = matches!(task.ended, Some(Some(_))) && !task.void && task.commit != Some(true);
                     if here && counts && key.job == *job && key.stage == *stage {
                         task.void = true;
                         lost += 1;
@@ -358,7 +366,7 @@ impl Model {
             Effect::ResetStage { job, stage, .. } => {
                 for (key, task) in &mut self.tasks {
                     if key.job == *job && key.stage == *stage {
-                        let streams = task.streamed && !task.void && task.ended != Some(None) && task.commit.is_none();
+                        let streams = task.streamed && !task.void && !task.cancelled && task.ended != Some(None);
                         let lives = self.processes.iter().any(|process| {
                             !process.fenced
                                 && process.executor == task.executor
