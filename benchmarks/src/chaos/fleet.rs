@@ -108,7 +108,8 @@ impl Fleet {
         let own_port = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
         let proxy = &self.proxies[number];
         proxy.lead_to(own_port);
-        let ports = ["--bind-port".to_owned(), own_port.to_string(), "--advertise-port".to_owned(), proxy.port().to_string()];
+        let ports =
+            ["--bind-port".to_owned(), own_port.to_string(), "--advertise-port".to_owned(), proxy.port().to_string()];
         let arguments: Vec<String> = arguments.chain([work_dir.display().to_string()]).chain(ports).collect();
         Ok(spawn(&self.binaries, &self.dir, &name, "ballista-executor", &arguments)?.0)
     }

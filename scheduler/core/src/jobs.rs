@@ -248,8 +248,13 @@ impl State {
                 continue;
             };
             output.publishing = true;
-            let task =
-                TaskKey { job: job.id.clone(), stage: id, stage_attempt: attempt, task: *task, attempt: output.attempt };
+            let task = TaskKey {
+                job: job.id.clone(),
+                stage: id,
+                stage_attempt: attempt,
+                task: *task,
+                attempt: output.attempt,
+            };
             job.committing.insert(task.clone(), output.life);
             out.push(Effect::Commit { task, executor, incarnation });
         }

@@ -25,6 +25,14 @@ use crate::state::State;
 /// How often a task that has failed waits for an executor on which it has not.
 const MAX_WAITS: u32 = 50;
 
+/// Slots of one executor.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Seat {
+    pub(crate) life: Life,
+    pub(crate) pool: Pool,
+    pub(crate) slots: u32,
+}
+
 /// A task about to be launched; its slots are taken.
 struct Slice {
     life: Life,
@@ -69,7 +77,7 @@ impl State {
         for slice in slices {
             let task = self.jobs.get_mut(&seq).and_then(|job| job.stages.get_mut(&id));
             let Some(task) = task.map(|stage| stage.add_task(slice.partitions)) else { continue };
-            self.launch(seq, id, task, pool, slice.life, slice.slots, out);
+            self.launch(seq, id, task, Seat { life: slice.life, pool, slots: slice.slots }, out);
         }
         self.requeue(seq);
         launched
@@ -104,44 +112,27 @@ impl State {
         if !stage.is_ready() {
             job.ready.remove(&id);
         }
-        self.launch_again(seq, id, task, pool, life, free, out);
+        self.launch_again(seq, id, task, Seat { life, pool, slots: free }, out);
         self.requeue(seq);
         true
     }
 
-    /// Launches one more attempt of a task on an executor with `free` slots.
-    pub(crate) fn launch_again(
-        &mut self,
-        seq: JobSeq,
-        id: StageId,
-        task: TaskId,
-        pool: Pool,
-        life: Life,
-        free: u32,
-        out: &mut Vec<Effect>,
-    ) {
+    /// Launches one more attempt of a task on an executor that has `free` slots.
+    pub(crate) fn launch_again(&mut self, seq: JobSeq, id: StageId, task: TaskId, free: Seat, out: &mut Vec<Effect>) {
         let Some(stage) = self.jobs.get(&seq).and_then(|job| job.stages.get(&id)) else { return };
         let alone = stage.tasks.get(&task).and_then(|task| task.trouble.as_ref()).is_some_and(|trouble| trouble.alone);
         let wanted = match stage.slicing {
-            _ if alone => free,
+            _ if alone => free.slots,
             Slicing::Whole { slots } => slots,
             Slicing::PerSlot { .. } => slots(stage.partitions_of(task)),
         };
-        let slots = wanted.clamp(1, free.max(1));
-        self.executors.take(life, pool, slots);
-        self.launch(seq, id, task, pool, life, slots, out);
+        let slots = wanted.clamp(1, free.slots.max(1));
+        self.executors.take(free.life, free.pool, slots);
+        self.launch(seq, id, task, Seat { slots, ..free }, out);
     }
 
-    fn launch(
-        &mut self,
-        seq: JobSeq,
-        id: StageId,
-        task: TaskId,
-        pool: Pool,
-        life: Life,
-        slots: u32,
-        out: &mut Vec<Effect>,
-    ) {
+    fn launch(&mut self, seq: JobSeq, id: StageId, task: TaskId, seat: Seat, out: &mut Vec<Effect>) {
+        let Seat { life, pool, slots } = seat;
         let Some((executor, incarnation)) = self.executors.get(life).map(|executor| executor.address()) else {
             return;
         };

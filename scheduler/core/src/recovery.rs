@@ -67,9 +67,11 @@ impl State {
                 continue;
             }
             if stage.commits && job.publishing && !stage.deterministic {
-                return Err("it was publishing what the query had written, which it would not write again in the same \
+                return Err(
+                    "it was publishing what the query had written, which it would not write again in the same \
                             way: some of it may be there, some may not"
-                    .to_owned());
+                        .to_owned(),
+                );
             }
             if stage.is_kept && job.finished.is_some() {
                 return Err("it held rows that were cached; they are computed again when they are read next".to_owned());

@@ -6,6 +6,7 @@ use ballista_core::TaskId;
 use crate::effect::Effect;
 use crate::executors::{Life, Pool};
 use crate::job::JobSeq;
+use crate::placement::Seat;
 use crate::stage::{Phase, Stage};
 use crate::state::{Speculation, State};
 
@@ -37,7 +38,8 @@ impl State {
         for (seq, id, task, life) in late {
             let elsewhere = self.executors.free(Pool::Regular).iter().find(|(other, _)| *other != life);
             if let Some((other, free)) = elsewhere {
-                self.launch_again(seq, id, task, Pool::Regular, other, free, out);
+                let seat = Seat { life: other, pool: Pool::Regular, slots: free };
+                self.launch_again(seq, id, task, seat, out);
             }
         }
     }

@@ -250,7 +250,8 @@ impl Stage {
         self.stats.rows = self.stats.rows.saturating_add(stats.rows);
         self.stats.bytes = self.stats.bytes.saturating_add(stats.bytes);
         self.durations.push(u32::try_from(now.0.saturating_sub(running.since.0)).unwrap_or(u32::MAX));
-        self.outputs.insert(key.task, Output { attempt: key.attempt, life: running.life, stats, delivered, publishing: false });
+        self.outputs
+            .insert(key.task, Output { attempt: key.attempt, life: running.life, stats, delivered, publishing: false });
         Some(running)
     }
 
@@ -279,7 +280,6 @@ impl Stage {
         self.shrunk = true;
         Some(output)
     }
-
 
     /// What is lost or skipped is wanted after all.
     pub(crate) fn want_all(&mut self) {

@@ -355,8 +355,7 @@ fn a_commit_that_fails_or_is_lost_is_made_by_another_attempt_that_writes_the_sam
             cluster.lose(task.executor.as_str())
         } else {
             let (executor, error) = (task.executor.clone(), class(ErrorClass::Transient));
-            let failed =
-                Event::CommitFailed { task: task.task.clone(), executor, incarnation: Incarnation(1), error };
+            let failed = Event::CommitFailed { task: task.task.clone(), executor, incarnation: Incarnation(1), error };
             assert_eq!(cluster.step(failed), []);
             cluster.now = 1_000;
             cluster.step(Event::Tick)

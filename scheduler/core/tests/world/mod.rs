@@ -317,7 +317,8 @@ impl World {
         self.wire.push(if well {
             process.holds.insert(task.clone());
             let output = OutputStats { rows: pick % 5, bytes: pick % 100 };
-            let delivered = self.dags.get(&task.job).is_some_and(|dag| dag.delivers(task.stage)) && pick % 2 == 0;
+            let delivered =
+                self.dags.get(&task.job).is_some_and(|dag| dag.delivers(task.stage)) && pick.is_multiple_of(2);
             Event::TaskFinished { task, executor, incarnation, output, delivered }
         } else {
             let (class, message) = match pick % 16 {
@@ -329,7 +330,7 @@ impl World {
             let input = self.model.tasks.get(&task).and_then(|known| known.some_input(pick));
             let input = input.filter(|_| class == ErrorClass::Fetch).and_then(|input| {
                 let (executor, incarnation) = self.model.tasks.get(&input)?.place();
-                Some(UnreadInput { stage: input.stage, executor, incarnation, gone: pick % 3 == 0 })
+                Some(UnreadInput { stage: input.stage, executor, incarnation, gone: pick.is_multiple_of(3) })
             });
             let error = ClassifiedError::new(class, message).with_unread(input);
             Event::TaskFailed { task, executor, incarnation, error }
@@ -402,7 +403,7 @@ impl World {
         }
         let output = OutputStats { rows: 1_000, bytes: 1 };
         self.step(match scramble(pick, 5) % 8 {
-            0 | 1 => Event::TaskFinished { task, executor, incarnation, output, delivered: pick % 2 == 0 },
+            0 | 1 => Event::TaskFinished { task, executor, incarnation, output, delivered: pick.is_multiple_of(2) },
             2 => {
                 let error = ClassifiedError::new(ErrorClass::Fetch, "?");
                 Event::TaskFailed { task, executor, incarnation, error }
