@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ballista_scheduler_core::{Limits, Speculation};
 use clap::Parser;
 use serde::Deserialize;
 
@@ -34,7 +35,7 @@ of --config, bind-port = 50050. A flag goes before the environment, the environm
 Stops cleanly on SIGTERM and Ctrl-C: running queries fail with an error that says so, executors are told.";
 
 /// Options as given, on the command line with the environment, or in a file.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Parser, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Parser, Deserialize)]
 #[command(name = "ballista-scheduler", version, about = ABOUT, after_long_help = EXAMPLES)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Options {
@@ -60,6 +61,16 @@ pub struct Options {
     /// How long a query waits for a first executor before it fails [default: 30]
     #[arg(long, value_name = "SECONDS", env = "BALLISTA_SCHEDULER_NO_EXECUTOR_WAIT_SECONDS")]
     pub no_executor_wait_seconds: Option<u64>,
+    /// A task that failed this often through no fault of the query fails the query [default: 4]
+    #[arg(long, value_name = "N", env = "BALLISTA_SCHEDULER_MAX_TASK_FAILURES")]
+    pub max_task_failures: Option<u32>,
+    /// A task that runs for so many times the median of its stage, and a second at least, gets a second attempt elsewhere;
+    /// 0 = never [default: 2]
+    #[arg(long, value_name = "TIMES", env = "BALLISTA_SCHEDULER_SPECULATION_MULTIPLIER")]
+    pub speculation_multiplier: Option<f64>,
+    /// Part of a stage that must be done before its tasks count as late [default: 0.75]
+    #[arg(long, value_name = "PART", env = "BALLISTA_SCHEDULER_SPECULATION_QUANTILE")]
+    pub speculation_quantile: Option<f64>,
     /// A session of SQL text without a statement for this long is closed [default: 3600]
     #[arg(long, value_name = "SECONDS", env = "BALLISTA_SCHEDULER_SESSION_IDLE")]
     pub session_idle: Option<u64>,
@@ -89,7 +100,7 @@ pub struct Options {
 }
 
 /// Options with defaults filled in, checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// Address to listen on.
     pub bind_host: String,
@@ -103,6 +114,8 @@ pub struct Settings {
     pub heartbeat: Option<Duration>,
     /// How long queries wait for an executor.
     pub no_executor_wait: Duration,
+    /// Retries and second attempts.
+    pub limits: Limits,
     /// How long sessions of SQL text may be idle.
     pub session_idle: Duration,
     /// Whether there are such sessions.
@@ -128,6 +141,9 @@ impl Options {
             lease_seconds: self.lease_seconds.or(other.lease_seconds),
             heartbeat_millis: self.heartbeat_millis.or(other.heartbeat_millis),
             no_executor_wait_seconds: self.no_executor_wait_seconds.or(other.no_executor_wait_seconds),
+            max_task_failures: self.max_task_failures.or(other.max_task_failures),
+            speculation_multiplier: self.speculation_multiplier.or(other.speculation_multiplier),
+            speculation_quantile: self.speculation_quantile.or(other.speculation_quantile),
             session_idle: self.session_idle.or(other.session_idle),
             no_sql_sessions: self.no_sql_sessions.or(other.no_sql_sessions),
             log_level: self.log_level.or(other.log_level),
@@ -143,7 +159,21 @@ impl Options {
                  is asked who they are; listen on 127.0.0.1, or say --insecure if the network is private"
             )));
         }
+        let mut limits = Limits::default();
+        if let Some(failures) = self.max_task_failures {
+            limits.max_task_failures = failures.max(1);
+        }
+        let mut speculation = Speculation::default();
+        speculation.multiplier = self.speculation_multiplier.unwrap_or(speculation.multiplier);
+        speculation.quantile = self.speculation_quantile.unwrap_or(speculation.quantile);
+        if !(0.0..=1.0).contains(&speculation.quantile) || speculation.multiplier < 0.0 {
+            return Err(SchedulerError::Config(
+                "--speculation-quantile is a part between 0 and 1, --speculation-multiplier is not negative".to_owned(),
+            ));
+        }
+        limits.speculation = (speculation.multiplier > 0.0).then_some(speculation);
         Ok(Settings {
+            limits,
             bind_port: self.bind_port.unwrap_or(50050),
             advertise_host: self.advertise_host.unwrap_or_else(|| bind_host.clone()),
             bind_host,
@@ -161,6 +191,7 @@ impl Settings {
     /// A builder with these settings.
     pub fn apply(&self, builder: SchedulerBuilder) -> SchedulerBuilder {
         let builder = builder
+            .limits(self.limits.clone())
             .lease(self.lease)
             .no_executor_wait(self.no_executor_wait)
             .session_idle(self.session_idle)
