@@ -197,8 +197,15 @@ impl JobStream {
         }
         match std::task::ready!(polled) {
             Some(Ok(Next::Unread(of, error))) => {
-                self.report_unread(of, &error);
+                tracing::debug!(job = self.job(), task = of.task, %error, "a part of the result cannot be read");
+                self.report(of, Some(error.strip_backtrace()));
                 self.unread = Some(error);
+                self.poll_rows(cx)
+            }
+            Some(Ok(Next::Read(of))) => {
+                if self.finished.is_none() {
+                    self.report(of, None);
+                }
                 self.poll_rows(cx)
             }
             Some(Ok(Next::Rows(batch))) => {
@@ -213,17 +220,16 @@ impl JobStream {
         }
     }
 
-    /// Asks the scheduler to run a task again. It may know already, and has the last word in any case.
-    fn report_unread(&self, of: PartOf, error: &DataFusionError) {
+    /// Tells the scheduler that a part is here, or asks it to run the part's task again. It may know already, and has the
+    /// last word in any case.
+    fn report(&self, of: PartOf, unread: Option<String>) {
         let (Some(job), Some(stage)) = (self.job.clone(), self.final_stage) else { return };
         let (stage_attempt, attempt) = of.attempt;
-        tracing::debug!(job, task = of.task, attempt, %error, "a part of the result cannot be read");
         let task = Some(proto::TaskKey { job, stage, stage_attempt, task: of.task, attempt });
-        let request = proto::ReportUnreadRequest { task, reason: error.strip_backtrace() };
         let mut scheduler = self.cluster.scheduler();
         tokio::spawn(async move {
-            if let Err(status) = scheduler.report_unread(request).await {
-                tracing::warn!(reason = root_cause(&status), "cannot tell the scheduler of a part that cannot be read");
+            if let Err(status) = scheduler.report_part(proto::ReportPartRequest { task, unread }).await {
+                tracing::warn!(reason = root_cause(&status), "cannot tell the scheduler of a part of the result");
             }
         });
     }

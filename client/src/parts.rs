@@ -89,6 +89,8 @@ enum State {
 #[derive(Debug)]
 pub(crate) enum Next {
     Rows(RecordBatch),
+    /// All rows of a part are here.
+    Read(PartOf),
     /// A part cannot be read, and nothing of it was handed on: its task has to run again.
     Unread(PartOf, DataFusionError),
 }
@@ -107,13 +109,17 @@ impl Parts {
         let part = Part { of, batches, state, here: VecDeque::new(), bytes: 0, since: None };
         if let Some(of) = of {
             if self.done.contains(&of.task) {
+                drain(part);
                 return Ok(());
             }
             let same_task = |part: &Part| part.of.is_some_and(|other| other.task == of.task);
             if let Some(former) = self.parts.values_mut().find(|part| same_task(part)) {
                 match former.state {
                     // All of it is here.
-                    State::Inline | State::Whole => return Ok(()),
+                    State::Inline | State::Whole => {
+                        drain(part);
+                        return Ok(());
+                    }
                     State::Open => return Err(handed_on()),
                     State::Held | State::Broken => {}
                 }
@@ -224,7 +230,13 @@ impl Parts {
             }
             match part.batches.as_mut().poll_next(cx) {
                 Poll::Pending => return None,
-                Poll::Ready(None) => part.state = State::Whole,
+                Poll::Ready(None) => {
+                    let is_remote = part.state != State::Inline;
+                    part.state = State::Whole;
+                    if let Some(of) = part.of.filter(|_| is_remote) {
+                        return Some(Ok(Next::Read(of)));
+                    }
+                }
                 Poll::Ready(Some(Ok(batch))) if part.state == State::Held => {
                     let bytes = batch.get_array_memory_size();
                     part.bytes += bytes;
@@ -259,6 +271,14 @@ impl Parts {
                 cx.waker().wake_by_ref();
             }
         }
+    }
+}
+
+/// Reads an attempt that nobody wants to its end: its task waits for whoever reads it.
+fn drain(part: Part) {
+    let mut batches = part.batches;
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn(async move { while let Some(Ok(_)) = batches.next().await {} });
     }
 }
 
@@ -333,11 +353,14 @@ mod tests {
     }
 
     async fn next(parts: &mut Parts) -> Option<Result<RecordBatch>> {
-        let next = std::future::poll_fn(|cx| parts.poll_next(cx)).await?;
-        Some(next.map(|next| match next {
-            Next::Rows(batch) => batch,
-            Next::Unread(of, error) => panic!("{of:?} cannot be read: {error}"),
-        }))
+        loop {
+            match std::future::poll_fn(|cx| parts.poll_next(cx)).await? {
+                Ok(Next::Rows(batch)) => return Some(Ok(batch)),
+                Ok(Next::Read(_)) => {}
+                Ok(Next::Unread(of, error)) => panic!("{of:?} cannot be read: {error}"),
+                Err(error) => return Some(Err(error)),
+            }
+        }
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use crate::ids::{ExecutorId, Incarnation, StageId};
+use crate::ids::{ExecutorId, Incarnation, JobId, StageId};
 
 /// Decides what the scheduler does about a failed task or job. Carried over the wire as a number, never inferred
 /// from text.
@@ -77,6 +77,8 @@ pub struct ClassifiedError {
 /// Outputs of a stage that a task could not read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnreadInput {
+    /// The job that wrote them.
+    pub job: JobId,
     /// The stage that wrote them.
     pub stage: StageId,
     /// Who should hold them.

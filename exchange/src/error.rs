@@ -13,7 +13,7 @@ use std::io;
 use std::sync::Arc;
 
 use arrow::error::ArrowError;
-use ballista_core::{ClassifiedError, ErrorClass, InvalidId, StageId, TaskKey, UnreadInput};
+use ballista_core::{ClassifiedError, ErrorClass, InvalidId, JobId, StageId, TaskKey, UnreadInput};
 use ballista_shuffle::ShuffleError;
 use datafusion::error::DataFusionError;
 use datafusion::parquet::errors::ParquetError;
@@ -35,8 +35,8 @@ pub enum ExchangeError {
         message: String,
         /// The producer, as far as the reader knows it.
         address: Option<Box<ExecutorAddress>>,
-        /// The stage that wrote it, as far as the reader knows it.
-        stage: Option<StageId>,
+        /// The job and the stage that wrote it, as far as the reader knows them.
+        stage: Option<(JobId, StageId)>,
         /// It is lost or damaged there. Otherwise the producer did not answer.
         gone: bool,
     },
@@ -112,15 +112,15 @@ impl ExchangeError {
             producer: format!("output {output}"),
             message: message.to_string(),
             address: None,
-            stage: Some(output.stage),
+            stage: Some((output.job.clone(), output.stage)),
             gone: true,
         }
     }
 
-    /// The same error, of data that `stage` wrote.
-    pub(crate) fn of_stage(mut self, of: StageId) -> Self {
+    /// The same error, of data that the stage of `output` wrote.
+    pub(crate) fn of_stage(mut self, output: &TaskKey) -> Self {
         if let Self::Fetch { stage, .. } = &mut self {
-            *stage = Some(of);
+            *stage = Some((output.job.clone(), output.stage));
         }
         self
     }
@@ -128,7 +128,8 @@ impl ExchangeError {
     /// What could not be read, for the scheduler.
     fn unread(&self) -> Option<UnreadInput> {
         match self {
-            Self::Fetch { address: Some(address), stage: Some(stage), gone, .. } => Some(UnreadInput {
+            Self::Fetch { address: Some(address), stage: Some((job, stage)), gone, .. } => Some(UnreadInput {
+                job: job.clone(),
                 stage: *stage,
                 executor: address.executor.clone(),
                 incarnation: address.incarnation,

@@ -40,6 +40,7 @@ pub fn task_key_to_proto(key: &TaskKey) -> proto::TaskKey {
 /// The wire form of an error.
 pub fn failure_to_proto(error: &ClassifiedError) -> proto::Failure {
     let input = error.unread.as_ref().map(|input| proto::UnreadInput {
+        job: input.job.to_string(),
         stage: input.stage.0,
         executor: input.executor.to_string(),
         incarnation: input.incarnation.0,
@@ -52,6 +53,7 @@ pub fn failure_to_proto(error: &ClassifiedError) -> proto::Failure {
 pub fn failure_from_proto(failure: proto::Failure) -> ClassifiedError {
     let input = failure.input.and_then(|input| {
         Some(UnreadInput {
+            job: JobId::new(input.job).ok()?,
             stage: StageId(input.stage),
             executor: ExecutorId::new(input.executor).ok()?,
             incarnation: Incarnation(input.incarnation),

@@ -8,7 +8,7 @@
 //! * volatile functions;
 //! * limits, also those of a sort, whose ties fall either way;
 //! * window functions, whose ties do too;
-//! * aggregates that depend on the order, and those of floats, whose sums differ in their last bits;
+//! * aggregates, but for a few that are known not to depend on the order; sums of floats differ in their last bits;
 //! * round-robin partitioning.
 //!
 //! Operators of an application are trusted to depend on their rows only.
@@ -21,6 +21,7 @@ use datafusion::physical_expr_common::physical_expr;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::limit::{GlobalLimitExec, LocalLimitExec};
+use datafusion::physical_plan::sorts::partitioned_topk::PartitionedTopKExec;
 use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 
 use crate::stage::{OutputPartitioning, StageOutput};
@@ -35,7 +36,11 @@ pub fn is_deterministic(plan: &Arc<dyn ExecutionPlan>, output: &StageOutput) -> 
 }
 
 fn gives_same_rows(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    let limits = plan.fetch().is_some() || plan.is::<GlobalLimitExec>() || plan.is::<LocalLimitExec>();
+    let limits = plan.fetch().is_some()
+        || plan.is::<GlobalLimitExec>()
+        || plan.is::<LocalLimitExec>()
+        || plan.is::<PartitionedTopKExec>()
+        || plan.downcast_ref::<AggregateExec>().is_some_and(|aggregate| aggregate.limit_options().is_some());
     let windows = plan.is::<WindowAggExec>() || plan.is::<BoundedWindowAggExec>();
     let aggregates = plan.downcast_ref::<AggregateExec>().map_or(&[][..], |aggregate| aggregate.aggr_expr());
     !limits
@@ -46,8 +51,11 @@ fn gives_same_rows(plan: &Arc<dyn ExecutionPlan>) -> bool {
 }
 
 fn ignores_order(aggregate: &AggregateFunctionExpr) -> bool {
-    let picks = matches!(aggregate.fun().name(), "count" | "min" | "max");
-    picks || (aggregate.order_sensitivity().is_insensitive() && !aggregate.field().data_type().is_floating())
+    match aggregate.fun().name() {
+        "count" | "min" | "max" | "bool_and" | "bool_or" | "bit_and" | "bit_or" | "bit_xor" | "grouping" => true,
+        "sum" | "avg" => !aggregate.field().data_type().is_floating(),
+        _ => false,
+    }
 }
 
 /// Whether an expression of this node gives another value each time.

@@ -13,7 +13,7 @@ use tokio::sync::OnceCell;
 /// The broadcast inputs that an executor holds.
 #[derive(Debug, Default)]
 pub(super) struct Broadcasts {
-    inputs: Mutex<HashMap<(JobId, StageId), Cell>>,
+    inputs: Mutex<HashMap<(JobId, StageId, u32), Cell>>,
 }
 
 /// Filled by the first reader.
@@ -27,17 +27,17 @@ pub(super) struct Broadcast {
 }
 
 impl Broadcasts {
-    /// The cell of an input; whoever comes first fills it. If that fails or is cancelled, the next one tries.
-    pub(super) fn cell(&self, job: &JobId, stage: StageId) -> Cell {
-        Arc::clone(self.inputs.lock().entry((job.clone(), stage)).or_default())
+    /// The cell of an attempt of an input; whoever comes first fills it. If that fails or is cancelled, the next one tries.
+    pub(super) fn cell(&self, job: &JobId, stage: StageId, attempt: u32) -> Cell {
+        Arc::clone(self.inputs.lock().entry((job.clone(), stage, attempt)).or_default())
     }
 
     pub(super) fn free_stage(&self, job: &JobId, stage: StageId) {
-        self.inputs.lock().remove(&(job.clone(), stage));
+        self.inputs.lock().retain(|(of, other, _), _| of != job || *other != stage);
     }
 
     pub(super) fn free_job(&self, job: &JobId) {
-        self.inputs.lock().retain(|(of, _), _| of != job);
+        self.inputs.lock().retain(|(of, _, _), _| of != job);
     }
 }
 

@@ -76,7 +76,7 @@ impl LocalRun {
     fn open(&mut self, key: &TaskKey) -> Result<()> {
         let output = self.store.get(key).ok_or_else(|| {
             ExchangeError::gone(&self.address, format!("output {key} is not held by this executor any longer"))
-                .of_stage(key.stage)
+                .of_stage(key)
         })?;
         self.current = match output.tier() {
             Tier::Memory(tier) => {

@@ -233,7 +233,9 @@ impl ExchangeClient {
         schema: SchemaRef,
         options: &FetchOptions,
     ) -> Result<Arc<Vec<RecordBatch>>> {
-        let cell = self.inner.broadcasts.cell(job, inputs.stage);
+        // A stage that ran again as a whole may have given other rows.
+        let attempt = inputs.sources.iter().flat_map(|source| &source.outputs).map(|output| output.stage_attempt).max();
+        let cell = self.inner.broadcasts.cell(job, inputs.stage, attempt.unwrap_or(0));
         let broadcast = cell.get_or_try_init(|| self.load_broadcast(inputs, schema, options)).await?;
         Ok(Arc::clone(&broadcast.batches))
     }
@@ -312,7 +314,7 @@ impl ExchangeClient {
         check: Arc<RowCheck>,
         memory_tier: bool,
     ) -> BatchStream {
-        let stage = outputs.first().map_or(StageId(0), |output| output.stage);
+        let output = outputs.first().cloned();
         let rows = match &self.inner.store {
             Some(store) if memory_tier && self.is_own(&address) => {
                 AnyRun::Local(LocalRun::new(context, address, Arc::clone(store), outputs, buckets))
@@ -331,7 +333,11 @@ impl ExchangeClient {
                 None => check.end_of_run().map(|()| None),
             }
         });
-        batches.map_err(move |error: ExchangeError| error.of_stage(stage)).boxed()
+        let of_stage = move |error: ExchangeError| match &output {
+            Some(output) => error.of_stage(output),
+            None => error,
+        };
+        batches.map_err(of_stage).boxed()
     }
 }
 

@@ -173,13 +173,14 @@ impl ShuffleStore {
         self.catalog.lock().outputs.get(key).cloned()
     }
 
-    /// Forgets all attempts of a stage. Files and memory go in the background, once their readers are done.
-    pub fn free_stage(&self, job: &JobId, stage: StageId) {
-        let removed = self.remove(|key| key.stage == stage && key.job == *job);
+    /// Forgets an attempt of a stage, and earlier ones. Files and memory go in the background, once their readers are
+    /// done.
+    pub fn free_stage(&self, job: &JobId, stage: StageId, last_attempt: u32) {
+        let removed = self.remove(|key| key.stage == stage && key.stage_attempt <= last_attempt && key.job == *job);
         let (work_dir, job) = (Arc::clone(&self.work_dir), job.clone());
         off_reactor(move || {
             drop(removed);
-            work_dir.remove_stage(&job, stage);
+            work_dir.remove_stage(&job, stage, last_attempt);
         });
     }
 

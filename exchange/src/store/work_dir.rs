@@ -80,12 +80,14 @@ impl WorkDir {
         remove_tree(&self.job_dir(job));
     }
 
-    /// Removes everything of all attempts of a stage. Blocks.
-    pub(crate) fn remove_stage(&self, job: &JobId, stage: StageId) {
+    /// Removes everything of an attempt of a stage, and of earlier ones. Blocks.
+    pub(crate) fn remove_stage(&self, job: &JobId, stage: StageId, last_attempt: u32) {
         let prefix = format!("{stage}.");
         let Ok(entries) = fs::read_dir(self.job_dir(job)) else { return };
         for entry in entries.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            let name = entry.file_name();
+            let attempt = name.to_str().and_then(|name| name.strip_prefix(&prefix)?.parse::<u32>().ok());
+            if attempt.is_some_and(|attempt| attempt <= last_attempt) {
                 remove_tree(&entry.path());
             }
         }

@@ -59,7 +59,7 @@ async fn outputs_larger_than_memory_are_evicted_and_stay_readable() {
     let read = sorted_numbers(&fetch(&node, &inputs, 0..4, &batches[0]).await);
     let expected: Vec<i64> = (0..64 * 2048).flat_map(|row| [row; 8]).collect();
     assert!(read == expected);
-    node.store.free_stage(&job("j"), StageId(1));
+    node.store.free_stage(&job("j"), StageId(1), 0);
     node.expect_empty().await;
 }
 

@@ -190,9 +190,9 @@ impl TaskRunner {
     }
 
     /// Frees the output of a stage that is void.
-    pub(crate) fn free_stage(&self, job: &JobId, stage: StageId) {
+    pub(crate) fn free_stage(&self, job: &JobId, stage: StageId, last_attempt: u32) {
         let env = &self.inner.env;
-        env.store.free_stage(job, stage);
+        env.store.free_stage(job, stage, last_attempt);
         env.client.free_stage(job, stage);
         env.released.notify_one();
     }

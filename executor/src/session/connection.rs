@@ -174,7 +174,8 @@ fn handle(received: proto::SchedulerMessage, life: &Life, services: &Services) {
             task_key_from_proto(&commit.task.unwrap_or_default()).map(|key| runner.commit(key))
         }
         Some(Down::FreeStage(free)) => {
-            JobId::new(&free.job).map(|job| runner.free_stage(&job, StageId(free.stage))).map_err(Into::into)
+            let free_stage = |job| runner.free_stage(&job, StageId(free.stage), free.stage_attempt);
+            JobId::new(&free.job).map(free_stage).map_err(Into::into)
         }
         Some(Down::ReleaseStage(release)) => {
             JobId::new(&release.job).map(|job| runner.release_stage(&job, StageId(release.stage))).map_err(Into::into)

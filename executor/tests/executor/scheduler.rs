@@ -103,7 +103,7 @@ impl SchedulerService for FakeScheduler {
         Err(Status::unimplemented(""))
     }
 
-    async fn report_unread(&self, _: Request<proto::ReportUnreadRequest>) -> Reply<proto::ReportUnreadResponse> {
+    async fn report_part(&self, _: Request<proto::ReportPartRequest>) -> Reply<proto::ReportPartResponse> {
         Err(Status::unimplemented(""))
     }
 

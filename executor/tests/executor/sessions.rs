@@ -56,7 +56,7 @@ async fn statuses_survive_a_lost_connection_until_they_are_acknowledged() {
     assert_eq!(cluster.status("e1", &second).await.0, 2);
     // What is acknowledged never comes again.
     cluster.scheduler.tell("e1", Down::Ack(proto::StatusAck { sequence: 1 }));
-    cluster.scheduler.tell("e1", Down::FreeStage(proto::FreeStage { job: "job".into(), stage: 7 }));
+    cluster.scheduler.tell("e1", Down::FreeStage(proto::FreeStage { job: "job".into(), stage: 7, stage_attempt: 0 }));
     tokio::time::sleep(Duration::from_millis(100)).await;
     cluster.scheduler.disconnect("e1");
     registered(&mut cluster, "e1").await;

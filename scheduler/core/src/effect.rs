@@ -72,12 +72,15 @@ pub enum Effect {
         /// Who may hold something of it.
         executors: Vec<(ExecutorId, Incarnation)>,
     },
-    /// All outputs of the stage are void, and whatever its tasks still write: it runs again as a whole, or never.
+    /// All outputs of this attempt of the stage are void, and whatever its tasks still write: it runs again as a whole,
+    /// or never.
     ResetStage {
         /// The job.
         job: JobId,
         /// The stage.
         stage: StageId,
+        /// The attempt of the whole stage that is over.
+        attempt: u32,
         /// It will not run again.
         for_good: bool,
         /// Who may hold something of it.

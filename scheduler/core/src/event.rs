@@ -106,6 +106,11 @@ pub enum Event {
         /// The executor's life.
         incarnation: Incarnation,
     },
+    /// The client has read the result of a task of the final stage to its end: the executor need not be there for it.
+    ResultRead {
+        /// The task attempt.
+        task: TaskKey,
+    },
     /// The client cannot read the result of a task of the final stage: it runs again.
     ResultUnread {
         /// The task attempt.

@@ -374,9 +374,9 @@ impl State {
             return false;
         }
         let executors = self.executors.addresses(&job.touched);
-        for stage in std::mem::take(&mut job.stages).into_keys() {
-            let executors = executors.clone();
-            out.push(Effect::ResetStage { job: job.id.clone(), stage, for_good: true, executors });
+        for (id, stage) in std::mem::take(&mut job.stages) {
+            let (attempt, executors) = (stage.attempt, executors.clone());
+            out.push(Effect::ResetStage { job: job.id.clone(), stage: id, attempt, for_good: true, executors });
         }
         (job.small, job.complete, job.planned_again) = (false, false, true);
         (job.final_stage, job.open_stages, job.plans_due) = (None, 0, 1);

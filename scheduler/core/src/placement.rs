@@ -144,7 +144,7 @@ impl State {
         record.next_attempt += 1;
         let partitions = record.partitions.clone();
         let key = stage.key(&job.id, task, attempt);
-        stage.running.insert((task, attempt), Running { life, since, streaming: false });
+        stage.running.insert((task, attempt), Running { life, since, streaming: false, read: false });
         stage.touched.insert(life);
         job.touched.insert(life);
         job.slots += u64::from(slots);

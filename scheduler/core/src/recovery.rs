@@ -22,6 +22,9 @@ use crate::stage::{Phase, Stage};
 use crate::state::State;
 use crate::view::JobState;
 
+/// A stage that started over so often ends its job.
+const MAX_STAGE_ATTEMPTS: u32 = 20;
+
 impl State {
     /// Disconnects an executor for good. Its tasks run again elsewhere; so do those whose outputs it held, as far as they
     /// are wanted.
@@ -208,6 +211,14 @@ impl State {
         if stage.deterministic || !stage.consumers.iter().any(has_started) {
             return true;
         }
+        if stage.attempt >= MAX_STAGE_ATTEMPTS {
+            let message = format!(
+                "stage {first} would not give the same rows again and has lost outputs {MAX_STAGE_ATTEMPTS} times after \
+                 they were read; look into the executors' logs for what goes wrong there"
+            );
+            job.doomed = Some(ClassifiedError::new(ErrorClass::Infra, message));
+            return false;
+        }
         let mut stages = BTreeSet::from([first]);
         // Consumers have larger numbers than what they read, so that one pass finds all.
         for (id, stage) in &job.stages {
@@ -215,11 +226,8 @@ impl State {
                 stages.insert(*id);
             }
         }
-        let at_client = |stage: &Stage| {
-            let streams = stage.running.values().any(|running| running.streaming);
-            stage.is_final && (streams || !stage.outputs.is_empty())
-        };
-        let is_out = |stage: &Stage| if stage.commits { job.publishing } else { at_client(stage) };
+        // What the client was told of stays with it, whatever has become of the executor since.
+        let is_out = |stage: &Stage| if stage.commits { job.publishing } else { stage.streamed };
         if stages.iter().filter_map(|id| job.stages.get(id)).any(|stage| stage.is_final && is_out(stage)) {
             let message = format!(
                 "outputs of stage {first} were lost, which would not give the same rows again, after rows that depend on \
@@ -253,8 +261,17 @@ impl State {
             self.executors.unneed(output.life, seq);
         }
         let executors = self.executors.addresses(&stage.touched);
-        out.push(Effect::ResetStage { job: job.id.clone(), stage: id, for_good: false, executors });
+        out.push(Effect::ResetStage {
+            job: job.id.clone(),
+            stage: id,
+            attempt: stage.attempt,
+            for_good: false,
+            executors,
+        });
         stage.attempt += 1;
+        for trouble in stage.tasks.values().filter_map(|task| task.trouble.as_ref()) {
+            stage.past.add(trouble);
+        }
         (stage.pending, stage.skipped) = (Pending::new(stage.partitions, &[]), Pending::default());
         stage.tasks.clear();
         stage.running.clear();

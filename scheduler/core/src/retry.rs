@@ -52,6 +52,9 @@ impl State {
         self.executors.strike(life, now, &self.limits);
         let stage = self.jobs.get_mut(&seq).and_then(|job| job.stages.get_mut(&key.stage));
         let Some(stage) = stage else { return Ok(()) };
+        if stage.is_tried_elsewhere(key.task, life) {
+            return Ok(());
+        }
         let trouble = stage.trouble(key.task);
         trouble.failures += 1;
         trouble.avoid.insert(life);
@@ -77,6 +80,9 @@ impl State {
         }
         let stage = self.jobs.get_mut(&seq).and_then(|job| job.stages.get_mut(&key.stage));
         let Some(stage) = stage else { return Ok(()) };
+        if stage.is_tried_elsewhere(key.task, life) {
+            return Ok(());
+        }
         let trouble = stage.trouble(key.task);
         trouble.failures += 1;
         trouble.avoid.insert(life);
@@ -131,16 +137,17 @@ impl State {
             self.run_later(seq, key.stage, key.task, fetches, out);
             return Ok(());
         };
+        if input.job != key.job || !stage.inputs.contains(&input.stage) {
+            // Rows that another job keeps, which cannot be computed here.
+            return Err(error);
+        }
         let Some(holder) = self.executors.find(&input.executor, input.incarnation) else {
             // It is lost, and what it held is computed again.
             self.run_again(seq, key.stage, key.task, out);
             return Ok(());
         };
         let job = self.jobs.get_mut(&seq);
-        let Some(producer) = job.and_then(|job| job.stages.get_mut(&input.stage)) else {
-            // Rows that another job keeps, which cannot be computed here.
-            return Err(error);
-        };
+        let Some(producer) = job.and_then(|job| job.stages.get_mut(&input.stage)) else { return Err(error) };
         let strikes = producer.unreachable.entry(holder).or_insert(0);
         *strikes += 1;
         let is_lost = input.gone || *strikes >= self.limits.max_unreachable;
@@ -153,6 +160,21 @@ impl State {
             self.run_later(seq, key.stage, key.task, fetches, out);
         }
         Ok(())
+    }
+
+    /// The client has all rows of a part of the result.
+    pub(crate) fn result_read(&mut self, key: &TaskKey) {
+        let Some(seq) = self.by_id.get(&key.job).copied() else { return };
+        let stage = self.jobs.get_mut(&seq).and_then(|job| job.stages.get_mut(&key.stage));
+        let Some(stage) = stage.filter(|stage| stage.is_final && !stage.commits && !stage.is_kept) else { return };
+        if let Some(running) = stage.running(key) {
+            running.read = true;
+        } else if stage.has_output(key)
+            && let Some(output) = stage.outputs.get_mut(&key.task)
+            && !std::mem::replace(&mut output.delivered, true)
+        {
+            self.executors.unneed(output.life, seq);
+        }
     }
 
     /// A part of the result cannot be read where it was said to be.

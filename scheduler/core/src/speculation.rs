@@ -36,7 +36,11 @@ impl State {
             }
         }
         for (seq, id, task, life) in late {
-            let elsewhere = self.executors.free(Pool::Regular).iter().find(|(other, _)| *other != life);
+            let stage = self.jobs.get(&seq).and_then(|job| job.stages.get(&id));
+            let trouble = stage.and_then(|stage| stage.tasks.get(&task)?.trouble.as_ref());
+            let is_avoided = |other: &Life| trouble.is_some_and(|trouble| trouble.avoid.contains(other));
+            let is_elsewhere = |(other, _): &(Life, u32)| *other != life && !is_avoided(other);
+            let elsewhere = self.executors.free(Pool::Regular).iter().find(is_elsewhere);
             if let Some((other, free)) = elsewhere {
                 let seat = Seat { life: other, pool: Pool::Regular, slots: free };
                 self.launch_again(seq, id, task, seat, out);

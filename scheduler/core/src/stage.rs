@@ -29,7 +29,7 @@ pub(crate) struct Task {
 }
 
 /// What attempts of a task met.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Trouble {
     /// Failures that count against the task.
     pub(crate) failures: u32,
@@ -46,6 +46,18 @@ pub(crate) struct Trouble {
     pub(crate) avoid: BTreeSet<Life>,
 }
 
+impl Trouble {
+    /// The worst of both.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.failures = self.failures.max(other.failures);
+        self.fetches = self.fetches.max(other.fetches);
+        self.deaths = self.deaths.max(other.deaths);
+        self.last_death = self.last_death.max(other.last_death);
+        self.alone |= other.alone;
+        self.avoid.extend(&other.avoid);
+    }
+}
+
 /// A task attempt that counts: launched, not ended, not cancelled.
 #[derive(Debug)]
 pub(crate) struct Running {
@@ -53,6 +65,8 @@ pub(crate) struct Running {
     pub(crate) since: Instant64,
     /// The client was told to read from it.
     pub(crate) streaming: bool,
+    /// The client has read it to its end.
+    pub(crate) read: bool,
 }
 
 /// The output of the successful attempt of a task.
@@ -110,6 +124,8 @@ pub(crate) struct Stage {
     pub(crate) delayed: BTreeSet<TaskId>,
     /// Have no output any more, or never will unless it is wanted.
     pub(crate) lost: BTreeSet<TaskId>,
+    /// What tasks of earlier attempts of the whole stage met. Its tasks are divided anew, so it counts for each.
+    pub(crate) past: Trouble,
     /// Every executor that ever got a task of it, and so may hold something of it.
     pub(crate) touched: BTreeSet<Life>,
     /// How often consumers could not reach an executor that holds outputs.
@@ -152,6 +168,7 @@ impl Stage {
             retries: BTreeSet::new(),
             delayed: BTreeSet::new(),
             lost: BTreeSet::new(),
+            past: Trouble::default(),
             touched: BTreeSet::new(),
             unreachable: BTreeMap::new(),
             durations: Vec::new(),
@@ -224,6 +241,16 @@ impl Stage {
         self.tasks.get(&task).map_or(&[], |task| task.partitions.as_slice())
     }
 
+    /// Whether another attempt of a task runs, so that one that failed on `life` does not matter. Remembers not to try
+    /// it there again.
+    pub(crate) fn is_tried_elsewhere(&mut self, task: TaskId, life: Life) -> bool {
+        let runs = self.attempts(task).next().is_some();
+        if runs {
+            self.trouble(task).avoid.insert(life);
+        }
+        runs
+    }
+
     /// A new task.
     pub(crate) fn add_task(&mut self, partitions: Vec<u32>) -> TaskId {
         let task = TaskId(self.next_task);
@@ -234,7 +261,8 @@ impl Stage {
 
     /// What a task met so far, to add to it.
     pub(crate) fn trouble(&mut self, task: TaskId) -> &mut Trouble {
-        self.tasks.entry(task).or_default().trouble.get_or_insert_default()
+        let past = &self.past;
+        self.tasks.entry(task).or_default().trouble.get_or_insert_with(|| Box::new(past.clone()))
     }
 
     /// Turns a running attempt into an output. `None` if this attempt does not run.
@@ -250,8 +278,9 @@ impl Stage {
         self.stats.rows = self.stats.rows.saturating_add(stats.rows);
         self.stats.bytes = self.stats.bytes.saturating_add(stats.bytes);
         self.durations.push(u32::try_from(now.0.saturating_sub(running.since.0)).unwrap_or(u32::MAX));
-        self.outputs
-            .insert(key.task, Output { attempt: key.attempt, life: running.life, stats, delivered, publishing: false });
+        let delivered = delivered || running.read;
+        let output = Output { attempt: key.attempt, life: running.life, stats, delivered, publishing: false };
+        self.outputs.insert(key.task, output);
         Some(running)
     }
 

@@ -170,6 +170,7 @@ impl State {
                     self.task_streaming(life, &task, &mut out);
                 }
             }
+            Event::ResultRead { task } => self.result_read(&task),
             Event::ResultUnread { task, reason } => self.result_unread(&task, &reason, &mut out),
             Event::TaskCommitted { task, executor, incarnation } => {
                 if self.known(&executor, incarnation, &mut out).is_some() {

@@ -32,6 +32,7 @@ impl State {
         // Of other stages the executor may have to serve it yet.
         let delivered = delivered && stage.is_final && !stage.commits && !stage.is_kept;
         let Some(running) = stage.succeed(key, stats, delivered, now) else { return };
+        let delivered = delivered || running.read;
         if delivered {
             self.executors.unneed(life, held.job);
         }

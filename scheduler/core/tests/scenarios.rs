@@ -497,8 +497,13 @@ fn outputs_that_cannot_be_read_are_computed_again_and_those_out_of_reach_only_la
         let mut tries = 0;
         let again = loop {
             tries += 1;
-            let input =
-                UnreadInput { stage: StageId(0), executor: first.executor.clone(), incarnation: Incarnation(1), gone };
+            let input = UnreadInput {
+                job: job("j"),
+                stage: StageId(0),
+                executor: first.executor.clone(),
+                incarnation: Incarnation(1),
+                gone,
+            };
             let effects = cluster.fail_to_read(&reader, input);
             assert_eq!(failure(&effects), None);
             cluster.now += 20_000;

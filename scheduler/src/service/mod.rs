@@ -72,16 +72,18 @@ impl Api for SchedulerService {
         Ok(Response::new(proto::CancelJobResponse { found }))
     }
 
-    async fn report_unread(&self, request: Request<proto::ReportUnreadRequest>) -> Reply<proto::ReportUnreadResponse> {
-        let proto::ReportUnreadRequest { task, mut reason } = request.into_inner();
+    async fn report_part(&self, request: Request<proto::ReportPartRequest>) -> Reply<proto::ReportPartResponse> {
+        let proto::ReportPartRequest { task, mut unread } = request.into_inner();
         let report = async {
             let task = task_key_from_proto(&task.unwrap_or_default())
                 .map_err(|error| SchedulerError::Protocol(error.to_string()))?;
-            reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
-            self.shell.send(Message::ResultUnread { task, reason }).await
+            if let Some(reason) = &mut unread {
+                reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
+            }
+            self.shell.send(Message::ResultPart { task, unread }).await
         };
         report.await.map_err(|error: SchedulerError| error.to_status())?;
-        Ok(Response::new(proto::ReportUnreadResponse {}))
+        Ok(Response::new(proto::ReportPartResponse {}))
     }
 
     async fn get_cluster(&self, _: Request<proto::GetClusterRequest>) -> Reply<proto::GetClusterResponse> {

@@ -77,7 +77,7 @@ impl Shell {
                     self.send(&life, ToExecutor::ReleaseStage(release));
                 }
             }
-            Effect::ResetStage { job, stage, for_good, executors } => {
+            Effect::ResetStage { job, stage, attempt, for_good, executors } => {
                 debug!(%job, %stage, for_good, "all that the stage has done is void");
                 if for_good {
                     self.plans.remove_stage(&job, stage);
@@ -88,7 +88,7 @@ impl Shell {
                     record.outputs = super::outputs::StageOutputs::default();
                 }
                 for life in executors {
-                    let free = proto::FreeStage { job: job.to_string(), stage: stage.0 };
+                    let free = proto::FreeStage { job: job.to_string(), stage: stage.0, stage_attempt: attempt };
                     self.send(&life, ToExecutor::FreeStage(free));
                 }
             }

@@ -32,8 +32,8 @@ pub(crate) enum Message {
     ClientGone(JobId),
     /// Somebody wants a job to end. Answered with whether there was anything to end.
     Cancel { job: JobId, reply: oneshot::Sender<bool> },
-    /// A client cannot read a part of its result.
-    ResultUnread { task: TaskKey, reason: String },
+    /// A client has read a part of its result, or cannot read it, and why.
+    ResultPart { task: TaskKey, unread: Option<String> },
     /// An executor opens its session.
     Register { registration: Box<Registration>, session: Session, reply: oneshot::Sender<Result<()>> },
     /// An executor says something.

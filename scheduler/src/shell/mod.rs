@@ -182,7 +182,8 @@ impl Shell {
                 // Whoever asked may have gone.
                 let _ = reply.send(found);
             }
-            Message::ResultUnread { task, reason } => {
+            Message::ResultPart { task, unread: None } => self.events.push_back(Event::ResultRead { task }),
+            Message::ResultPart { task, unread: Some(reason) } => {
                 debug!(%task, reason, "the client cannot read a part of its result");
                 self.events.push_back(Event::ResultUnread { task, reason });
             }
@@ -414,8 +415,9 @@ fn job_of(message: &Message) -> Option<JobId> {
     match message {
         Message::Submit(submission) => Some(submission.job.clone()),
         Message::ClientGone(job) | Message::Cancel { job, .. } | Message::Planned { job, .. } => Some(job.clone()),
-        Message::Executor { message: ExecutorMessage::Status { task, .. }, .. }
-        | Message::ResultUnread { task, .. } => Some(task.job.clone()),
+        Message::Executor { message: ExecutorMessage::Status { task, .. }, .. } | Message::ResultPart { task, .. } => {
+            Some(task.job.clone())
+        }
         #[cfg(test)]
         Message::Inspect { job, .. } => job.clone(),
         _ => None,
@@ -433,6 +435,7 @@ fn job_of_event(event: &Event) -> Option<&JobId> {
         | Event::TaskFailed { task, .. }
         | Event::TaskStreaming { task, .. }
         | Event::ResultUnread { task, .. }
+        | Event::ResultRead { task }
         | Event::TaskCommitted { task, .. }
         | Event::CommitFailed { task, .. } => Some(&task.job),
         Event::ExecutorJoined { .. }

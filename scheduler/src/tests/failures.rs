@@ -104,14 +104,14 @@ async fn a_part_that_the_client_cannot_read_comes_again() {
     let task = executor.launch().await.task.unwrap();
     executor.status(&task, Outcome::Streaming(proto::TaskStreaming {})).await;
     assert_eq!(query.part().await.task.unwrap().attempt, 0);
-    let unread = proto::ReportUnreadRequest { task: Some(task.clone()), reason: "connection reset".into() };
-    cluster.client().await.report_unread(unread.clone()).await.unwrap();
+    let unread = proto::ReportPartRequest { task: Some(task.clone()), unread: Some("connection reset".into()) };
+    cluster.client().await.report_part(unread.clone()).await.unwrap();
     assert_eq!(executor.cancelled().await, task);
     executor.fail(&task, ErrorClass::Infra).await;
     let again = executor.launch().await.task.unwrap();
     assert_eq!((again.task, again.attempt), (task.task, 1));
     // The report of an attempt that is over changes nothing.
-    cluster.client().await.report_unread(unread).await.unwrap();
+    cluster.client().await.report_part(unread).await.unwrap();
     executor.finish(&again, inline(b"x")).await;
     assert_eq!(query.part().await.inline.as_ref(), b"x");
     assert_eq!(query.finished().await.parts, 1);

@@ -250,7 +250,11 @@ impl World {
             13 if pick.is_multiple_of(2) => {
                 let streamed = self.model.streamed();
                 if let Some(task) = streamed.get(pick as usize % streamed.len().max(1)) {
-                    self.step(Event::ResultUnread { task: task.clone(), reason: "reset".into() })?;
+                    let (task, reason) = (task.clone(), "reset".to_owned());
+                    self.step(match scramble(pick, 6) % 2 {
+                        0 => Event::ResultRead { task },
+                        _ => Event::ResultUnread { task, reason },
+                    })?;
                 }
             }
             13 => {
@@ -330,7 +334,8 @@ impl World {
             let input = self.model.tasks.get(&task).and_then(|known| known.some_input(pick));
             let input = input.filter(|_| class == ErrorClass::Fetch).and_then(|input| {
                 let (executor, incarnation) = self.model.tasks.get(&input)?.place();
-                Some(UnreadInput { stage: input.stage, executor, incarnation, gone: pick.is_multiple_of(3) })
+                let (job, gone) = (task.job.clone(), pick.is_multiple_of(3));
+                Some(UnreadInput { job, stage: input.stage, executor, incarnation, gone })
             });
             let error = ClassifiedError::new(class, message).with_unread(input);
             Event::TaskFailed { task, executor, incarnation, error }

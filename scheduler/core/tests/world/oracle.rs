@@ -68,8 +68,9 @@ pub struct Task {
     cancelled: bool,
     /// Its output, or what was to become one, does not count any more.
     void: bool,
-    /// Its rows came with its status.
+    /// Its rows came with its status, or are at the client.
     delivered: bool,
+    read: bool,
     /// The outputs that it was told to read.
     reads: BTreeSet<TaskKey>,
     /// Its first end that counted: a success with these numbers, or a failure.
@@ -167,6 +168,17 @@ impl Model {
                 }
                 return Ok(());
             }
+            Event::ResultRead { task } => {
+                let is_result = |job: &JobModel| {
+                    job.specs.get(&task.stage).is_some_and(|spec| spec.is_final && !spec.commits && !spec.is_kept)
+                };
+                let counts = self.jobs.get(&task.job).is_some_and(|job| job.status != Status::Over && is_result(job));
+                if let Some(task) = self.tasks.get_mut(task).filter(|task| counts && !task.cancelled && !task.void) {
+                    task.read = true;
+                    task.delivered |= matches!(task.ended, Some(Some(_)));
+                }
+                return Ok(());
+            }
             Event::ResultUnread { task, .. } => {
                 // Its output is void if it has one and it must be read at its executor.
                 let is_kept = |job: &JobModel| {
@@ -197,7 +209,8 @@ impl Model {
                 task.ended = Some(stats);
                 let spec = self.jobs.get(&key.job).and_then(|job| job.specs.get(&key.stage));
                 let is_result = spec.is_some_and(|spec| spec.is_final && !spec.commits && !spec.is_kept);
-                task.delivered = is_result && matches!(event, Event::TaskFinished { delivered: true, .. });
+                task.delivered =
+                    is_result && (task.read || matches!(event, Event::TaskFinished { delivered: true, .. }));
             }
         }
         Ok(())
@@ -490,6 +503,7 @@ impl Model {
             cancelled: false,
             void: false,
             delivered: false,
+            read: false,
             reads,
             ended: None,
             streamed: false,
