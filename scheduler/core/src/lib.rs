@@ -48,7 +48,8 @@
 //! * A partition of a stage is pending or in one task; a task has one output at most, that of its first attempt to
 //!   succeed.
 //! * Outputs of two attempts of a stage are never read together, unless the stage gives the same rows every time.
-//! * No slot stays free while a partition waits for one.
+//! * No slot stays free while a partition waits for one, but for tasks that wait for an executor on which they have not
+//!   failed.
 //! * A status changes something only if its executor lives in that incarnation and runs exactly that attempt.
 //! * Every job ends: a running one always waits for a plan, a task or a slot.
 //! * A step costs about what it changes, and memory grows with tasks and partitions, never with their product.

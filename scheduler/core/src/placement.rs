@@ -75,8 +75,8 @@ impl State {
         }
         let launched = !slices.is_empty();
         for slice in slices {
-            let task = self.jobs.get_mut(&seq).and_then(|job| job.stages.get_mut(&id));
-            let Some(task) = task.map(|stage| stage.add_task(slice.partitions)) else { continue };
+            let stage = self.stage_mut(seq, id);
+            let Some(task) = stage.map(|stage| stage.add_task(slice.partitions)) else { continue };
             self.launch(seq, id, task, Seat { life: slice.life, pool, slots: slice.slots }, out);
         }
         self.requeue(seq);

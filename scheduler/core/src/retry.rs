@@ -4,7 +4,7 @@
 //! | class | what happens |
 //! |---|---|
 //! | User, Deterministic | the job fails with the error: it would come again |
-//! | Resource | once more with all slots of an executor, then the job fails; a query of one task is planned as many |
+//! | Resource | once more with all free slots of an executor, then the job fails; a query of one task is planned as many |
 //! | Fetch | what could not be read is computed again if it is gone; the task runs again, elsewhere if it can |
 //! | Transient, Infra, Fenced | the task runs again after a while, elsewhere if it can, a few times |
 
@@ -50,8 +50,7 @@ impl State {
     ) -> Result<(), ClassifiedError> {
         let (now, limit) = (self.now, self.limits.max_task_failures);
         self.executors.strike(life, now, &self.limits);
-        let stage = self.jobs.get_mut(&seq).and_then(|job| job.stages.get_mut(&key.stage));
-        let Some(stage) = stage else { return Ok(()) };
+        let Some(stage) = self.stage_mut(seq, key.stage) else { return Ok(()) };
         if stage.is_tried_elsewhere(key.task, life) {
             return Ok(());
         }
@@ -78,8 +77,7 @@ impl State {
         if self.plan_in_smaller_tasks(seq, out) {
             return Ok(());
         }
-        let stage = self.jobs.get_mut(&seq).and_then(|job| job.stages.get_mut(&key.stage));
-        let Some(stage) = stage else { return Ok(()) };
+        let Some(stage) = self.stage_mut(seq, key.stage) else { return Ok(()) };
         if stage.is_tried_elsewhere(key.task, life) {
             return Ok(());
         }
@@ -103,8 +101,7 @@ impl State {
         out: &mut Vec<Effect>,
     ) {
         // Its turn comes after a while.
-        let stage = self.jobs.get_mut(&seq).and_then(|job| job.stages.get_mut(&key.stage));
-        if let Some(stage) = stage {
+        if let Some(stage) = self.stage_mut(seq, key.stage) {
             stage.lost.remove(&key.task);
             stage.retries.remove(&key.task);
         }
@@ -124,8 +121,7 @@ impl State {
         out: &mut Vec<Effect>,
     ) -> Result<(), ClassifiedError> {
         let limit = self.limits.max_unread_inputs;
-        let stage = self.jobs.get_mut(&seq).and_then(|job| job.stages.get_mut(&key.stage));
-        let Some(stage) = stage else { return Ok(()) };
+        let Some(stage) = self.stage_mut(seq, key.stage) else { return Ok(()) };
         let trouble = stage.trouble(key.task);
         trouble.fetches += 1;
         trouble.avoid.insert(life);
@@ -146,11 +142,11 @@ impl State {
             self.run_again(seq, key.stage, key.task, out);
             return Ok(());
         };
-        let job = self.jobs.get_mut(&seq);
-        let Some(producer) = job.and_then(|job| job.stages.get_mut(&input.stage)) else { return Err(error) };
+        let max_unreachable = self.limits.max_unreachable;
+        let Some(producer) = self.stage_mut(seq, input.stage) else { return Err(error) };
         let strikes = producer.unreachable.entry(holder).or_insert(0);
         *strikes += 1;
-        let is_lost = input.gone || *strikes >= self.limits.max_unreachable;
+        let is_lost = input.gone || *strikes >= max_unreachable;
         let now = self.now;
         self.executors.strike(holder, now, &self.limits);
         if is_lost {
@@ -213,7 +209,7 @@ impl State {
             return;
         }
         self.resume_result(seq, key.stage, out);
-        if let Some(stage) = self.jobs.get_mut(&seq).and_then(|job| job.stages.get_mut(&key.stage)) {
+        if let Some(stage) = self.stage_mut(seq, key.stage) {
             stage.lost.remove(&key.task);
             stage.retries.remove(&key.task);
         }
@@ -225,8 +221,7 @@ impl State {
     fn run_later(&mut self, seq: JobSeq, id: StageId, task: TaskId, failures: u32, out: &mut Vec<Effect>) {
         let doubled = self.limits.retry_millis.saturating_mul(1 << failures.saturating_sub(1).min(20));
         let due = Instant64(self.now.0.saturating_add(doubled.min(self.limits.max_retry_millis)));
-        let stage = self.jobs.get_mut(&seq).and_then(|job| job.stages.get_mut(&id));
-        let Some(stage) = stage else { return };
+        let Some(stage) = self.stage_mut(seq, id) else { return };
         if stage.attempts(task).next().is_none() && stage.tasks.contains_key(&task) {
             stage.delayed.insert(task);
             self.delayed.insert((due, seq, id, task));
@@ -239,8 +234,7 @@ impl State {
         while let Some(first) = self.delayed.first().copied().filter(|(due, ..)| *due <= self.now) {
             self.delayed.remove(&first);
             let (_, seq, id, task) = first;
-            let stage = self.jobs.get_mut(&seq).and_then(|job| job.stages.get_mut(&id));
-            if stage.is_some_and(|stage| stage.delayed.remove(&task)) {
+            if self.stage_mut(seq, id).is_some_and(|stage| stage.delayed.remove(&task)) {
                 self.run_again(seq, id, task, out);
                 self.advance(seq, vec![id], out);
             }

@@ -38,7 +38,7 @@ pub(crate) struct Trouble {
     /// Executors that were lost while they ran it; those lost at one moment count once.
     pub(crate) deaths: u32,
     pub(crate) last_death: Instant64,
-    /// Memory ran out: the next attempt gets all slots of its executor.
+    /// Memory ran out: the next attempt gets all free slots of its executor.
     pub(crate) alone: bool,
     /// How often it waited for an executor on which it has not failed.
     pub(crate) waits: u32,

@@ -10,6 +10,7 @@ use crate::event::{Event, Instant64};
 use crate::executors::{Executors, Life};
 use crate::fair::{FairQueue, Waiting};
 use crate::job::{Job, JobSeq};
+use crate::stage::Stage;
 use crate::view::JobView;
 
 /// More slots than any machine has cores; keeps sums far from overflow whatever an executor says of itself.
@@ -226,6 +227,11 @@ impl State {
         }
         self.start_delayed(out);
         self.speculate(out);
+    }
+
+    /// A stage of a job that is not over.
+    pub(crate) fn stage_mut(&mut self, seq: JobSeq, id: StageId) -> Option<&mut Stage> {
+        self.jobs.get_mut(&seq)?.stages.get_mut(&id)
     }
 
     /// Brings the queue up to date with one job.
