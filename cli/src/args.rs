@@ -77,6 +77,16 @@ pub(crate) enum Action {
         /// The job's id, as `jobs` shows it
         id: String,
     },
+    /// Submit a query that goes on without this program, after the statements of -f and -c; prints the id of its job
+    Submit {
+        /// The query
+        sql: String,
+    },
+    /// Print the rows of a submitted query, when they are there
+    Attach {
+        /// The job's id, as `submit` printed it
+        id: String,
+    },
     /// Show the plan of a query, after the statements of -f and -c
     Explain {
         /// Run the query and show what its operators did
@@ -99,6 +109,8 @@ Examples:
   ballista-cli --format csv -q -c 'SELECT * FROM orders' > orders.csv
   ballista-cli -f tables.sql explain --analyze 'SELECT count(*) FROM orders'
   ballista-cli --host scheduler.example jobs     also: executors, cancel ID
+  ballista-cli --host scheduler.example -f tables.sql submit \"COPY orders TO 's3://b/orders/'\"
+  ballista-cli --host scheduler.example attach 4fd81f5a99cf4b1f
 
 A table from files, which the executors must see under the same path:
   CREATE EXTERNAL TABLE orders STORED AS PARQUET LOCATION '/data/orders/';

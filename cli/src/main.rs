@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 use ballista_client::Cluster;
 use clap::Parser;
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 use datafusion::prelude::SessionContext;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -87,11 +87,15 @@ async fn start(args: &Args) -> Result<Shell> {
     let heard = Heard::default();
     let session = match args.action {
         // The cluster is asked, no query is run.
-        Some(Action::Jobs | Action::Executors | Action::Cancel { .. }) => {
+        Some(Action::Jobs | Action::Executors | Action::Cancel { .. } | Action::Attach { .. }) => {
             let cluster = Arc::new(Cluster::connect(&args.cluster()).await?);
             Session { context: SessionContext::new(), cluster, server: None }
         }
-        Some(Action::Explain { .. }) | None => Session::connect(args, heard.clone()).await?,
+        Some(Action::Submit { .. }) if args.scheduler().is_none() => {
+            let message = "a query goes on without this program only on a cluster: name one with --host";
+            return Err(DataFusionError::Plan(message.to_owned()));
+        }
+        Some(Action::Explain { .. } | Action::Submit { .. }) | None => Session::connect(args, heard.clone()).await?,
     };
     Ok(Shell::new(session, heard, Printer::new(Destination::standard(), settings))?)
 }
@@ -101,7 +105,8 @@ async fn run(args: &Args, shell: &mut Shell) -> Step {
         Some(Action::Jobs) => return shell.overview(false).await,
         Some(Action::Executors) => return shell.overview(true).await,
         Some(Action::Cancel { id }) => return shell.cancel(id).await,
-        Some(Action::Explain { .. }) | None => {}
+        Some(Action::Attach { id }) => return shell.attach(id).await,
+        Some(Action::Explain { .. } | Action::Submit { .. }) | None => {}
     }
     let converses = args.is_a_conversation() && io::stdin().is_terminal();
     if let Some(rc) = rc_file(args) {
@@ -122,6 +127,9 @@ async fn run(args: &Args, shell: &mut Shell) -> Step {
         let words: String = words.into_iter().filter_map(|(word, wanted)| wanted.then_some(word)).collect();
         let sql = format!("EXPLAIN {words}{}", sql.trim().trim_end_matches(';'));
         return shell.statement(&sql, Origin { source: None, line: 0, number: 1 }).await;
+    }
+    if let Some(Action::Submit { sql }) = &args.action {
+        return shell.submit(sql.trim().trim_end_matches(';')).await;
     }
     if converses {
         if !args.quiet {

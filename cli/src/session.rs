@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use ballista::prelude::*;
 use ballista_client::Cluster;
+use ballista_client::detached::attach;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::{SendableRecordBatchStream, SessionStateBuilder};
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -31,6 +32,8 @@ pub(crate) struct Session {
 pub(crate) enum Runner {
     Here(SessionContext),
     Scheduler(Arc<ServerSession>),
+    /// Nothing is run: the statement is the id of a job.
+    Attached(Arc<Cluster>),
 }
 
 impl Session {
@@ -77,6 +80,8 @@ impl Session {
 
     /// Closes a session on the scheduler.
     pub(crate) async fn close(self) {
+        // A scheduler that is gone need not know.
+        let _ = tokio::time::timeout(CLOSE_WAIT, self.cluster.closed()).await;
         // Something may still read from it; then it is closed with that.
         if let Some(server) = self.server.and_then(Arc::into_inner) {
             // The scheduler closes it later if this fails.
@@ -91,6 +96,7 @@ impl Runner {
         match self {
             Self::Here(context) => context.sql(sql).await?.execute_stream().await,
             Self::Scheduler(session) => session.sql(sql).await,
+            Self::Attached(cluster) => attach(Arc::clone(cluster), sql).await,
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use ballista_client::detached::DetachedExt;
 use clap::ValueEnum;
 use datafusion::common::config::Dialect as DialectName;
 use datafusion::error::Result;
@@ -159,10 +160,29 @@ impl Shell {
 
     /// Runs a statement.
     pub(crate) async fn statement(&mut self, sql: &str, origin: Origin<'_>) -> Step {
+        self.run(self.session.runner(), sql, origin).await
+    }
+
+    /// Prints the rows of a job that was submitted before.
+    pub(crate) async fn attach(&mut self, job: &str) -> Step {
+        let runner = Runner::Attached(Arc::clone(&self.session.cluster));
+        self.run(runner, job, Origin { source: None, line: 0, number: 1 }).await
+    }
+
+    /// Submits a query that goes on by itself, and prints the id of its job.
+    pub(crate) async fn submit(&mut self, sql: &str) -> Step {
+        let submitted = async { self.context().sql(sql).await?.submit_detached().await };
+        match submitted.await {
+            Ok(job) => self.say(&job),
+            Err(error) => self.fail(diagnose::with_place(&error, sql, Origin { source: None, line: 0, number: 1 })),
+        }
+    }
+
+    async fn run(&mut self, runner: Runner, sql: &str, origin: Origin<'_>) -> Step {
         let start = Instant::now();
         let (sender, mut events) = mpsc::channel(1);
         // A task of its own, so that neither planning nor a local operator keeps Ctrl-C and the progress waiting.
-        let mut query = tokio::spawn(execute(self.session.runner(), sql.to_owned(), sender));
+        let mut query = tokio::spawn(execute(runner, sql.to_owned(), sender));
         let wanted = !self.printer.settings.quiet;
         let mut status = StatusLine::new(self.heard.clone(), Arc::clone(&self.session.cluster), start, wanted);
         let shown = self.show(&mut events, &mut status, start).await;

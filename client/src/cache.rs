@@ -34,9 +34,9 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::cluster::Cluster;
-use crate::error::{ClientError, of_job, root_cause};
+use crate::error::{ClientError, error_of_call, of_job, root_cause};
 use crate::exec::{DistributedQueryExec, Query};
-use crate::job::{Holds, error_of_call};
+use crate::job::Holds;
 
 /// Caches queries of a session in its cluster.
 #[derive(Debug)]

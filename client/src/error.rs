@@ -9,6 +9,7 @@ use std::error::Error;
 
 use arrow::error::ArrowError;
 use ballista_core::{ClassifiedError, ErrorClass};
+use ballista_exchange::status::from_status;
 use datafusion::error::DataFusionError;
 use tonic::{Code, Status};
 
@@ -123,6 +124,14 @@ pub(crate) fn root_cause(error: &(dyn Error + 'static)) -> String {
     match innermost.downcast_ref::<Status>() {
         Some(status) => status.message().to_owned(),
         None => innermost.to_string(),
+    }
+}
+
+/// The error of a call that never became a job.
+pub(crate) fn error_of_call(scheduler: &str, status: &Status) -> DataFusionError {
+    match from_status(status) {
+        Some(failure) => of_job(failure),
+        None => ClientError::of_call(scheduler, status).into(),
     }
 }
 

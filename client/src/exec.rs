@@ -138,6 +138,16 @@ impl DistributedQueryExec {
         self.analysis.lock().clone()
     }
 
+    /// Whether parts of the query run here first.
+    pub(crate) fn uploads_rows(&self) -> bool {
+        self.uploads.is_some() || !self.cached.is_empty()
+    }
+
+    /// Whether the rows are numbers of rows that tasks have written.
+    pub(crate) fn counts_writes(&self) -> bool {
+        self.counts_writes
+    }
+
     pub(crate) fn cluster(&self) -> &Arc<Cluster> {
         &self.cluster
     }
@@ -153,6 +163,7 @@ impl DistributedQueryExec {
             analyze: self.observed,
             keep: false,
             stores: self.stores.clone(),
+            ..Default::default()
         }
     }
 
@@ -207,7 +218,7 @@ impl DistributedQueryExec {
     }
 }
 
-async fn sum_of_counts(rows: impl Stream<Item = Result<RecordBatch>>) -> Result<RecordBatch> {
+pub(crate) async fn sum_of_counts(rows: impl Stream<Item = Result<RecordBatch>>) -> Result<RecordBatch> {
     let add = |sum: u64, batch: RecordBatch| async move {
         let counts = batch.column(0).as_primitive::<UInt64Type>();
         Ok(sum + arrow::compute::sum(counts).unwrap_or(0))
@@ -280,11 +291,12 @@ impl ExecutionPlan for DistributedQueryExec {
         let schema = self.schema();
         let (cluster, row_schema) = (Arc::clone(&self.cluster), Arc::clone(&schema));
         let (listener, on_finished) = (progress_listener(context.session_config()), self.on_finished());
+        let writes = self.counts_writes;
         let baseline = BaselineMetrics::new(&self.metrics, partition);
         let prepared = self.prepare(context);
         let rows = async move {
             let (request, holds) = prepared.await?;
-            submit(request, JobContext { cluster, schema: row_schema, listener, on_finished, holds }).await
+            submit(request, JobContext { cluster, schema: row_schema, listener, on_finished, holds, writes }).await
         };
         let rows = rows.into_stream().try_flatten();
         let rows = match self.counts_writes {

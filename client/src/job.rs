@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! One job as the client sees it: the stream of its events, turned into the stream of its rows.
 //!
-//! The call to the scheduler stays open until the last row has been handed on; dropping it earlier cancels the job.
+//! The call to the scheduler stays open until the last row has been handed on; dropping it earlier cancels the job. If it
+//! breaks, `call` opens it again, and what the scheduler says then is put together with what is here.
 //! The end of the rows is an end only after the scheduler's figures were checked against what arrived.
 
 use std::collections::HashSet;
@@ -17,10 +18,10 @@ use ballista_exchange::status::from_status;
 use ballista_plan::cached::CachedRows;
 use ballista_proto as proto;
 use datafusion::error::{DataFusionError, Result};
-use futures::{FutureExt, Stream, StreamExt};
+use futures::{FutureExt, Stream};
 use tokio::time::Sleep;
-use tonic::{Status, Streaming};
 
+use crate::call::{Broken, JobCall};
 use crate::cluster::{Cluster, SessionLease};
 use crate::conform::conform;
 use crate::error::{ClientError, of_job, root_cause};
@@ -40,6 +41,8 @@ pub(crate) struct JobContext {
     pub(crate) listener: Option<Arc<dyn ProgressListener>>,
     pub(crate) on_finished: OnFinished,
     pub(crate) holds: Holds,
+    /// Its tasks write, and their counts are the result.
+    pub(crate) writes: bool,
 }
 
 /// What is kept until the rows are read: the plan may be dropped as soon as it is executed.
@@ -51,16 +54,28 @@ pub struct Holds {
 
 /// Submits a query. Nothing happens before the first poll of the returned future.
 pub(crate) async fn submit(request: proto::ExecuteRequest, context: JobContext) -> Result<JobStream> {
-    let mut scheduler = context.cluster.scheduler();
-    let call = scheduler.execute(request).await;
-    let events = call.map_err(|status| error_of_call(context.cluster.name(), &status))?.into_inner();
-    Ok(follow(events, context))
+    let call = JobCall::submit(Arc::clone(&context.cluster), with_key(request)).await?;
+    let call = if context.writes { call.writes() } else { call };
+    Ok(follow(call, context))
 }
 
-/// The rows of a job whose `events` nobody has read yet, but for a schema.
-pub(crate) fn follow(events: Streaming<proto::JobEvent>, context: JobContext) -> JobStream {
+/// A request under the user's key, or one that nobody else has.
+pub(crate) fn with_key(mut request: proto::ExecuteRequest) -> proto::ExecuteRequest {
+    let users = request.settings.iter().rev().find(|setting| setting.key == "ballista.job.idempotency_key");
+    match users.filter(|setting| !setting.value.is_empty()) {
+        Some(setting) => {
+            request.key = format!("user:{}", setting.value);
+            request.key_is_users = true;
+        }
+        None => request.key = uuid::Uuid::new_v4().simple().to_string(),
+    }
+    request
+}
+
+/// The rows of a job whose events nobody has read yet, but for a schema.
+pub(crate) fn follow(call: JobCall, context: JobContext) -> JobStream {
     JobStream {
-        events: Some(events),
+        events: Some(call),
         cluster: context.cluster,
         schema: context.schema,
         listener: context.listener,
@@ -68,8 +83,8 @@ pub(crate) fn follow(events: Streaming<proto::JobEvent>, context: JobContext) ->
         _holds: context.holds,
         job: None,
         parts: Parts::default(),
-        parts_received: 0,
         tasks_seen: HashSet::new(),
+        parts_without_task: 0,
         final_stage: None,
         unread: None,
         rows_received: 0,
@@ -79,17 +94,10 @@ pub(crate) fn follow(events: Streaming<proto::JobEvent>, context: JobContext) ->
     }
 }
 
-pub(crate) fn error_of_call(scheduler: &str, status: &Status) -> DataFusionError {
-    match from_status(status) {
-        Some(failure) => of_job(failure),
-        None => ClientError::of_call(scheduler, status).into(),
-    }
-}
-
 /// The rows of a running job.
 pub(crate) struct JobStream {
     /// `None` after their end.
-    events: Option<Streaming<proto::JobEvent>>,
+    events: Option<JobCall>,
     cluster: Arc<Cluster>,
     schema: SchemaRef,
     listener: Option<Arc<dyn ProgressListener>>,
@@ -97,8 +105,8 @@ pub(crate) struct JobStream {
     _holds: Holds,
     job: Option<String>,
     parts: Parts,
-    parts_received: u32,
     tasks_seen: HashSet<u32>,
+    parts_without_task: u32,
     final_stage: Option<u32>,
     /// Why the last part that waits for another attempt could not be read.
     unread: Option<DataFusionError>,
@@ -118,14 +126,17 @@ impl JobStream {
     /// slowly makes the scheduler wait, instead of keeping the rows here.
     fn poll_events(&mut self, cx: &mut Context<'_>) -> Result<()> {
         while let Some(events) = self.events.as_mut().filter(|_| self.broken.is_some() || !self.parts.has_inline()) {
-            match events.poll_next_unpin(cx) {
+            match events.poll_next(cx) {
                 Poll::Pending => break,
                 Poll::Ready(Some(Ok(event))) => self.take(event)?,
-                Poll::Ready(Some(Err(status))) if self.finished.is_none() => {
+                Poll::Ready(Some(Err(broken))) if self.finished.is_none() => {
                     self.events = None;
-                    return Err(match from_status(&status) {
-                        Some(failure) => of_job(failure),
-                        None => self.lost(root_cause(&status)),
+                    return Err(match broken {
+                        Broken::Said(status) => match from_status(&status) {
+                            Some(failure) => of_job(failure),
+                            None => self.lost(root_cause(&*status)),
+                        },
+                        Broken::Gone(reason) => self.lost(reason),
                     });
                 }
                 Poll::Ready(None) if self.finished.is_none() => {
@@ -144,6 +155,14 @@ impl JobStream {
         match event.event {
             Some(Event::Accepted(accepted)) => {
                 tracing::debug!(job = accepted.job, scheduler = self.cluster.name(), "job accepted");
+                let is_known = self.job.as_ref() == Some(&accepted.job);
+                if self.job.is_some() || accepted.resumed {
+                    // Of another job, nothing counts.
+                    let counts: HashSet<u32> = accepted.tasks.into_iter().filter(|_| is_known).collect();
+                    self.parts.keep_only(&counts)?;
+                    self.tasks_seen.retain(|task| counts.contains(task));
+                    (self.finished, self.analysis) = (None, None);
+                }
                 self.job = Some(accepted.job);
             }
             Some(Event::Progress(progress)) => {
@@ -156,18 +175,23 @@ impl JobStream {
                     .task
                     .as_ref()
                     .map(|task| PartOf { task: task.task, attempt: (task.stage_attempt, task.attempt) });
-                if of.is_none_or(|of| self.tasks_seen.insert(of.task)) {
-                    self.parts_received += 1;
+                match of {
+                    Some(of) => drop(self.tasks_seen.insert(of.task)),
+                    None => self.parts_without_task += 1,
                 }
                 self.final_stage = part.task.as_ref().map(|task| task.stage);
                 let order = part.ordered.then_some(part.order);
                 let is_inline = part.location.is_none();
                 let rows = open(Arc::clone(&self.cluster), part, Arc::clone(&self.schema));
-                self.parts.add(of, order, rows, is_inline)?;
+                if let Some(of) = self.parts.add(of, order, rows, is_inline)? {
+                    // What was said of it may not have been heard.
+                    self.report(of, Some("it could not be read".to_owned()));
+                }
             }
             Some(Event::Analysis(analysis)) => self.analysis = Some(analysis),
             Some(Event::Finished(finished)) => {
-                self.check("parts", u64::from(self.parts_received), u64::from(finished.parts))?;
+                let received = self.tasks_seen.len() as u64 + u64::from(self.parts_without_task);
+                self.check("parts", received, u64::from(finished.parts))?;
                 self.parts.complete();
                 self.finished = Some(finished);
             }

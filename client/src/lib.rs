@@ -6,6 +6,7 @@
 //! * [`planner`]: [`BallistaQueryPlanner`], which a session plans with; [`state`] installs it.
 //! * [`exec`]: [`DistributedQueryExec`], the leaf that stands for what the cluster computes.
 //! * [`explain`]: `EXPLAIN`, with what the scheduler would do; [`analyze`]: `EXPLAIN ANALYZE`, with what happened.
+//! * `call`: the events of a job through broken connections. [`detached`]: jobs that need no client.
 //! * [`server_session`]: [`ServerSession`], a session that lives on the scheduler; `substrait`: plans instead of SQL.
 //! * `place`: which parts of a plan stay in the client; `upload`: how their rows come to the cluster.
 //! * `cache`: `DataFrame::cache`, rows that stay in the executors.
@@ -22,9 +23,11 @@
 
 pub mod analyze;
 mod cache;
+mod call;
 pub mod cluster;
 pub mod config;
 mod conform;
+pub mod detached;
 pub mod endpoint;
 pub mod error;
 pub mod exec;

@@ -15,7 +15,7 @@
 //! are unknown yet. Only a result that is cut off by a limit may lack parts, and then their absence is known at the
 //! job's end.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -50,8 +50,8 @@ pub(crate) struct Parts {
     ordered: bool,
     /// The next number, of an ordered result; the number of the next arrival otherwise.
     next: u32,
-    /// Tasks whose rows have been handed on.
-    done: HashSet<u32>,
+    /// Tasks whose rows have been handed on, and by which attempts.
+    done: HashMap<u32, (u32, u32)>,
     held_bytes: usize,
     complete: bool,
     /// Wakes when something has been held for too long.
@@ -97,28 +97,34 @@ pub(crate) enum Next {
 
 impl Parts {
     /// Adds a part of number `order`, or one whose place does not matter; `is_inline` if its rows are here. An error if
-    /// it replaces a part of which rows were handed on.
+    /// it replaces a part of which rows were handed on. The part, if it is known and cannot be read.
     pub(crate) fn add(
         &mut self,
         of: Option<PartOf>,
         order: Option<u32>,
         batches: Batches,
         is_inline: bool,
-    ) -> Result<()> {
+    ) -> Result<Option<PartOf>> {
         let state = if is_inline { State::Inline } else { State::Held };
         let part = Part { of, batches, state, here: VecDeque::new(), bytes: 0, since: None };
         if let Some(of) = of {
-            if self.done.contains(&of.task) {
-                drain(part);
-                return Ok(());
+            if let Some(attempt) = self.done.get(&of.task) {
+                if *attempt != of.attempt {
+                    drain(part);
+                }
+                return Ok(None);
             }
             let same_task = |part: &Part| part.of.is_some_and(|other| other.task == of.task);
             if let Some(former) = self.parts.values_mut().find(|part| same_task(part)) {
+                let is_same = former.of == Some(of);
                 match former.state {
+                    // Said again by a scheduler that does not know what was said before.
+                    State::Held | State::Open | State::Inline | State::Whole if is_same => return Ok(None),
+                    State::Broken if is_same => return Ok(Some(of)),
                     // All of it is here.
                     State::Inline | State::Whole => {
                         drain(part);
-                        return Ok(());
+                        return Ok(None);
                     }
                     State::Open => return Err(handed_on()),
                     State::Held | State::Broken => {}
@@ -127,7 +133,7 @@ impl Parts {
                     self.held_bytes -= former.bytes;
                     *former = part;
                 }
-                return Ok(());
+                return Ok(None);
             }
         }
         let number = match order {
@@ -141,6 +147,21 @@ impl Parts {
             }
         };
         self.parts.insert(number, part);
+        Ok(None)
+    }
+
+    /// After the scheduler's restart: forgets the parts of all tasks but these. An error if rows of others were handed on.
+    pub(crate) fn keep_only(&mut self, tasks: &HashSet<u32>) -> Result<()> {
+        let is_gone = |of: Option<PartOf>| of.is_none_or(|of| !tasks.contains(&of.task));
+        let was_handed_on = |part: &Part| matches!(part.state, State::Open | State::Whole);
+        let some_are_gone = self.parts.values().any(|part| is_gone(part.of) && was_handed_on(part))
+            || self.done.keys().any(|task| !tasks.contains(task));
+        if some_are_gone {
+            return Err(restarted());
+        }
+        self.parts.retain(|_, part| !is_gone(part.of));
+        self.held_bytes = self.parts.values().map(|part| part.bytes).sum();
+        self.complete = false;
         Ok(())
     }
 
@@ -222,7 +243,7 @@ impl Parts {
             match part.state {
                 State::Broken => return None,
                 State::Whole => {
-                    self.done.extend(part.of.map(|of| of.task));
+                    self.done.extend(part.of.map(|of| (of.task, of.attempt)));
                     self.parts.remove(&number);
                     return None;
                 }
@@ -290,6 +311,12 @@ fn may_pass(error: &DataFusionError) -> bool {
 fn handed_on() -> DataFusionError {
     let message = "an executor was lost while a large part of the result was being read from it; rows that were handed \
                    on before cannot be taken back, so run the query again";
+    of_job(ballista_core::ClassifiedError::new(ErrorClass::Infra, message))
+}
+
+fn restarted() -> DataFusionError {
+    let message = "the scheduler was restarted, and the executor is gone that rows of the result had come from; rows that \
+                   were handed on before cannot be taken back, so run the query again";
     of_job(ballista_core::ClassifiedError::new(ErrorClass::Infra, message))
 }
 

@@ -28,9 +28,10 @@ use proto::job_event::Event;
 use tokio::runtime::Handle;
 use tonic::Streaming;
 
+use crate::call::JobCall;
 use crate::cluster::Cluster;
-use crate::error::{ClientError, of_job, root_cause};
-use crate::job::{Holds, JobContext, error_of_call, follow};
+use crate::error::{ClientError, error_of_call, of_job, root_cause};
+use crate::job::{Holds, JobContext, follow};
 use crate::summary::ProgressListener;
 
 /// A session on the scheduler. Dropping it closes it, as far as a runtime is there to say so; the scheduler closes it
@@ -129,8 +130,10 @@ impl ServerSession {
             listener: self.listener.clone(),
             on_finished: Box::new(|_, _| {}),
             holds: Holds::default(),
+            writes: false,
         };
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, follow(events, job))))
+        let call = JobCall::once(Arc::clone(&self.cluster), events);
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, follow(call, job))))
     }
 
     /// The first event.

@@ -12,7 +12,7 @@
 //!
 //! *Invariant:* sequence numbers start at 1 in each incarnation and have no gaps.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 
 use ballista_core::TaskKey;
 use ballista_exchange::wire::task_key_to_proto;
@@ -32,6 +32,8 @@ pub(crate) struct Outbox {
 struct State {
     last: u64,
     unacked: VecDeque<proto::TaskStatus>,
+    /// Tasks that run and have rows for their clients.
+    streaming: HashSet<TaskKey>,
 }
 
 impl Outbox {
@@ -41,9 +43,15 @@ impl Outbox {
 
     /// Queues a status of `task`.
     pub(crate) fn push(&self, task: &TaskKey, status: proto::task_status::Status) {
+        use proto::task_status::Status;
         let mut state = self.state.lock();
         state.last += 1;
         let sequence = state.last;
+        match status {
+            Status::Streaming(_) => drop(state.streaming.insert(task.clone())),
+            Status::Finished(_) | Status::Failed(_) => drop(state.streaming.remove(task)),
+            Status::Committed(_) | Status::CommitFailed(_) => {}
+        }
         let task = Some(task_key_to_proto(task));
         state.unacked.push_back(proto::TaskStatus { sequence, task, status: Some(status) });
         self.changed.send_replace((state.last, state.unacked.len()));
@@ -63,6 +71,22 @@ impl Outbox {
         let state = self.state.lock();
         let start = state.unacked.partition_point(|status| status.sequence <= sequence);
         state.unacked.range(start..).cloned().collect()
+    }
+
+    /// Whether a task that runs has said that it has rows.
+    pub(crate) fn is_streaming(&self, task: &TaskKey) -> bool {
+        self.state.lock().streaming.contains(task)
+    }
+
+    /// Whether the scheduler may not know how a task has ended.
+    pub(crate) fn has_unacked_end(&self, task: &TaskKey) -> bool {
+        use proto::task_status::Status;
+        let task = task_key_to_proto(task);
+        let is_end = |status: &proto::TaskStatus| {
+            status.task.as_ref() == Some(&task)
+                && matches!(status.status, Some(Status::Finished(_) | Status::Failed(_)))
+        };
+        self.state.lock().unacked.iter().any(is_end)
     }
 
     /// Wakes whoever sends when there is something new.

@@ -3,9 +3,12 @@
 //!
 //! ```text
 //!   task runs ─begin─▶ it succeeds ─keep─▶ staged ─commit─▶ published
-//!                      it fails                │
-//!                        └──────── discarded ◀─┴─ its job is freed
+//!                      it fails                │                   │
+//!                        └──────── discarded ◀─┴─ its job is freed ┘ forgotten
 //! ```
+//!
+//! A task may be told to commit more than once, because nobody knows what a broken connection has swallowed: it publishes
+//! once, and gives the same answer each time.
 //!
 //! **Failure modes.** A file that cannot be published fails the commit of its task with the store's error; the other
 //! files are published all the same. One that cannot be discarded is logged and left behind, invisible.
@@ -36,6 +39,8 @@ enum Phase {
     Running(Arc<TaskWrites>),
     Staged(Vec<Staged>),
     Publishing,
+    /// And what came of it.
+    Over(Result<(), ClassifiedError>),
 }
 
 impl Writes {
@@ -62,18 +67,28 @@ impl Writes {
         }
     }
 
-    /// Makes visible what a task wrote.
-    pub(crate) async fn commit(&self, task: &TaskKey) -> Result<(), ClassifiedError> {
-        let phase = self.tasks.lock().insert(task.clone(), Phase::Publishing);
-        let outcome = match phase {
-            Some(Phase::Staged(staged)) => publish(staged).await,
-            _ => {
-                let message = format!("task {task} has nothing to publish on this executor");
-                Err(ClassifiedError::new(ErrorClass::Deterministic, message))
+    /// Makes visible what a task wrote. `None` if somebody is at it, who will say what comes of it.
+    pub(crate) async fn commit(&self, task: &TaskKey) -> Option<Result<(), ClassifiedError>> {
+        let staged = {
+            let mut tasks = self.tasks.lock();
+            match tasks.get_mut(task) {
+                Some(phase @ Phase::Staged(_)) => match std::mem::replace(phase, Phase::Publishing) {
+                    Phase::Staged(staged) => staged,
+                    Phase::Running(_) | Phase::Publishing | Phase::Over(_) => return None,
+                },
+                Some(Phase::Publishing) => return None,
+                Some(Phase::Over(outcome)) => return Some(outcome.clone()),
+                Some(Phase::Running(_)) | None => {
+                    let message = format!("task {task} has nothing to publish on this executor");
+                    return Some(Err(ClassifiedError::new(ErrorClass::Deterministic, message)));
+                }
             }
         };
-        self.tasks.lock().remove(task);
-        outcome
+        let outcome = publish(staged).await;
+        if let Some(phase) = self.tasks.lock().get_mut(task) {
+            *phase = Phase::Over(outcome.clone());
+        }
+        Some(outcome)
     }
 
     /// Throws away what a task wrote that does not count.
@@ -91,7 +106,8 @@ impl Writes {
     pub(crate) fn free_job(&self, job: &JobId) {
         let mut tasks = self.tasks.lock();
         // Running ones end through `end`, which finds their job gone or discards what it finds.
-        let freed = tasks.extract_if(|task, phase| task.job == *job && matches!(phase, Phase::Staged(_)));
+        let is_over = |phase: &Phase| matches!(phase, Phase::Staged(_) | Phase::Over(_));
+        let freed = tasks.extract_if(|task, phase| task.job == *job && is_over(phase));
         for (_, phase) in freed {
             if let Phase::Staged(staged) = phase {
                 self.discard(staged);
@@ -101,7 +117,7 @@ impl Writes {
 
     /// Whether nothing waits to be published.
     pub(crate) fn is_empty(&self) -> bool {
-        self.tasks.lock().is_empty()
+        self.tasks.lock().values().all(|phase| matches!(phase, Phase::Over(_)))
     }
 
     fn discard(&self, staged: Vec<Staged>) {

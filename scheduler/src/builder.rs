@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! [`SchedulerBuilder`]: how a program gets a scheduler with its own functions, codecs and limits.
 
+#[cfg(feature = "journal")]
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ballista_exchange::TicketKey;
 use ballista_plan::codec::PlanCodec;
 use ballista_proto as proto;
+use ballista_proto::journal;
 use ballista_scheduler_core::Limits;
 use datafusion::execution::SessionState;
 use datafusion_proto::physical_plan::PhysicalExtensionCodec;
@@ -14,6 +17,10 @@ use prost::bytes::Bytes;
 use tokio::runtime::Handle;
 
 use crate::error::{Result, SchedulerError};
+use crate::journal::recovered::Recovered;
+#[cfg(feature = "journal")]
+use crate::journal::{Bounded, store::SledStore};
+use crate::journal::{Journal, Op, Store, keys};
 use crate::planner::{JobPlanners, PlannerFactory};
 use crate::service::SchedulerServer;
 use crate::session::{CachedSessions, SessionProvider};
@@ -25,6 +32,13 @@ use crate::sql::{Codec, SqlConfig, SqlSessions};
 
 /// Plans carry file lists and literals and may be large; results inline are small.
 const MAX_MESSAGE_BYTES: usize = 256 << 20;
+
+/// A journal that does not take a write within this time is given up.
+#[cfg(feature = "journal")]
+const JOURNAL_LIMIT: Duration = Duration::from_secs(30);
+
+/// Where state is written, and what was there.
+type State = (Box<dyn Store>, Recovered);
 
 /// Builds a [`Scheduler`]. Every setting has a default that suits a cluster of a few machines.
 ///
@@ -55,6 +69,12 @@ pub struct SchedulerBuilder {
     sql_sessions: bool,
     session_idle: Duration,
     max_sessions: usize,
+    client_grace: Duration,
+    result_ttl: Duration,
+    #[cfg(feature = "journal")]
+    state_dir: Option<PathBuf>,
+    #[cfg(feature = "journal")]
+    discard_damaged_state: bool,
 }
 
 impl Default for SchedulerBuilder {
@@ -72,6 +92,12 @@ impl Default for SchedulerBuilder {
             sql_sessions: true,
             session_idle: Duration::from_secs(3600),
             max_sessions: 1000,
+            client_grace: Duration::from_secs(30),
+            result_ttl: Duration::from_secs(15 * 60),
+            #[cfg(feature = "journal")]
+            state_dir: None,
+            #[cfg(feature = "journal")]
+            discard_damaged_state: false,
         }
     }
 }
@@ -158,9 +184,39 @@ impl SchedulerBuilder {
         self
     }
 
+    /// How long a query waits for its client to come back after their connection broke, before it is cancelled.
+    /// Default: 30 s.
+    pub fn client_grace(mut self, grace: Duration) -> Self {
+        self.client_grace = grace;
+        self
+    }
+
+    /// How long the result of a detached query, and of one with a key of the user's, is kept. Default: 15 minutes.
+    pub fn result_ttl(mut self, ttl: Duration) -> Self {
+        self.result_ttl = ttl;
+        self
+    }
+
+    /// Writes down in this directory what is needed to go on after the process dies; a scheduler that is started with the
+    /// same directory does. It is made if it does not exist, and must be empty or a scheduler's. Default: none, and all
+    /// queries end with the process.
+    #[cfg(feature = "journal")]
+    pub fn state_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.state_dir = Some(dir.into());
+        self
+    }
+
+    /// Moves state that is damaged aside, and starts without the jobs it knew, instead of refusing to start.
+    #[cfg(feature = "journal")]
+    pub fn discard_damaged_state(mut self, discard: bool) -> Self {
+        self.discard_damaged_state = discard;
+        self
+    }
+
     /// Starts the scheduler: its one task on the current tokio runtime, and the planning threads.
     ///
-    /// Errors: no runtime, a lease that is not longer than the heartbeat, or no threads to be had.
+    /// Errors: no runtime, a lease that is not longer than the heartbeat, no threads to be had, or a state directory that
+    /// is damaged, another scheduler's, or not a scheduler's.
     pub fn build(mut self) -> Result<Scheduler> {
         let sessions = self.sessions.take().unwrap_or_else(|| Arc::new(CachedSessions::default()));
         let planners = Arc::new(JobPlanners { sessions: Arc::clone(&sessions), codec: self.codec.clone() });
@@ -174,6 +230,18 @@ impl SchedulerBuilder {
         scheduler.sessions =
             sql.map(|config| Arc::new(SqlSessions::new(config, scheduler.handle.clone(), scheduler.service())));
         Ok(scheduler)
+    }
+
+    #[cfg(feature = "journal")]
+    fn open_state(&self) -> Result<Option<State>> {
+        let Some(dir) = &self.state_dir else { return Ok(None) };
+        let (store, recovered) = SledStore::open(dir, self.discard_damaged_state)?;
+        Ok(Some((Box::new(Bounded::new(store, JOURNAL_LIMIT)?), recovered)))
+    }
+
+    #[cfg(not(feature = "journal"))]
+    fn open_state(&self) -> Result<Option<State>> {
+        Ok(None)
     }
 
     /// Starts the scheduler with planners of the caller's choice.
@@ -191,12 +259,21 @@ impl SchedulerBuilder {
         if self.session_idle.is_zero() {
             return Err(SchedulerError::Config("sessions that are closed as soon as they are idle".to_owned()));
         }
-        let ticket_key = TicketKey::random();
+        let state = self.open_state()?;
+        let known = state.as_ref().and_then(|(_, recovered)| recovered.cluster.as_ref());
+        let ticket_key = match known {
+            Some(cluster) => TicketKey::from_bytes(&cluster.ticket_key)?,
+            None => TicketKey::random(),
+        };
+        // Larger than at any start before.
+        let epoch = epoch().max(known.map_or(0, |cluster| cluster.epoch + 1));
+        let starts = known.map_or(0, |cluster| cluster.starts).saturating_add(1);
+        let ticket_bytes = Bytes::copy_from_slice(ticket_key.expose());
         let welcome = proto::Welcome {
-            scheduler_epoch: epoch(),
+            scheduler_epoch: epoch,
             heartbeat_millis: millis(heartbeat),
             lease_millis: millis(self.lease),
-            ticket_key: Bytes::copy_from_slice(ticket_key.expose()),
+            ticket_key: ticket_bytes.clone(),
         };
         let config = ShellConfig {
             limits: Limits { lease_millis: millis(self.lease), ..self.limits },
@@ -204,12 +281,27 @@ impl SchedulerBuilder {
             ticket_key,
             no_executor_wait: self.no_executor_wait,
             max_jobs: self.max_jobs,
+            client_grace: self.client_grace,
+            result_ttl: self.result_ttl,
+            starts,
         };
         let plans = Arc::new(PlanStore::default());
         let pool = PlanningPool::start(&runtime)?;
         let (handle, messages) = ShellHandle::new(Arc::clone(&plans), runtime.clone());
         let shell = Shell::new(config, plans, planners, pool, handle.downgrade());
-        runtime.spawn(shell.run(messages));
+        let recovered = match state {
+            Some((mut store, recovered)) => {
+                let cluster = journal::Cluster { epoch, ticket_key: ticket_bytes, starts };
+                let failed = |problem| SchedulerError::State { dir: "of the journal".to_owned(), problem };
+                store.write(&[vec![Op::put(keys::CLUSTER.to_owned(), &cluster)]]).map_err(failed)?;
+                Some((Journal::start(store, handle.downgrade())?, recovered))
+            }
+            None => {
+                tracing::info!("no state directory: running queries end with this process");
+                None
+            }
+        };
+        runtime.spawn(shell.run(messages, recovered));
         Ok(Scheduler { handle, sessions: None, max_message_bytes: self.max_message_bytes })
     }
 }
@@ -249,7 +341,7 @@ fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Larger at each start, as long as the clock does not go back; state that survives a start will count instead.
+/// Larger at each start, as long as the clock does not go back.
 fn epoch() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, millis)
 }

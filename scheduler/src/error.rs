@@ -37,6 +37,14 @@ pub enum SchedulerError {
         /// The error of the operating system.
         source: io::Error,
     },
+    /// The state directory cannot be used, and what to do about it.
+    #[error("state directory {dir}: {problem}")]
+    State {
+        /// The directory.
+        dir: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A scheduler was built outside a tokio runtime.
     #[error("a scheduler must be built inside a tokio runtime")]
     NoRuntime,
@@ -92,7 +100,9 @@ impl SchedulerError {
             Self::TooManySessions { .. } => ErrorClass::Resource,
             Self::Session(error) => error.class,
             Self::NoRuntime | Self::Protocol(_) => ErrorClass::Deterministic,
-            Self::Bind { .. } | Self::Io { .. } | Self::Serve(_) | Self::Stopped => ErrorClass::Infra,
+            Self::Bind { .. } | Self::Io { .. } | Self::State { .. } | Self::Serve(_) | Self::Stopped => {
+                ErrorClass::Infra
+            }
             Self::Gone(_) | Self::NoSession => ErrorClass::Fenced,
         }
     }
@@ -106,7 +116,9 @@ impl SchedulerError {
             Self::Config(_) | Self::Protocol(_) => Code::InvalidArgument,
             Self::Gone(_) | Self::NoSession => Code::NotFound,
             Self::Stopped => Code::Unavailable,
-            Self::NoRuntime | Self::Bind { .. } | Self::Io { .. } | Self::Serve(_) => Code::Internal,
+            Self::NoRuntime | Self::Bind { .. } | Self::Io { .. } | Self::State { .. } | Self::Serve(_) => {
+                Code::Internal
+            }
         };
         let mut status = Status::new(code, self.to_string());
         status.metadata_mut().insert(ERROR_CLASS_KEY, MetadataValue::from(self.class().code()));

@@ -19,6 +19,7 @@
 //! * [`session`]: where planning gets its functions and settings from.
 //! * [`planning`]: from a physical plan to stages.
 //! * `planner`: the seam between shell and planning, replaced by a script in tests.
+//! * `journal`: what survives the scheduler's death.
 //! * `shell`: the one task that owns all state and does the I/O that the core asks for.
 //! * `sql`: sessions that live here, for clients that send text.
 //! * `service`: the gRPC methods; they validate, translate and pass on.
@@ -32,6 +33,7 @@ pub mod builder;
 #[cfg(feature = "daemon")]
 pub mod daemon;
 pub mod error;
+mod journal;
 mod planner;
 pub mod planning;
 pub mod server;

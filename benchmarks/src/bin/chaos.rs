@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use ballista_benchmarks::chaos::fleet::Fleet;
+use ballista_benchmarks::chaos::fleet::{Fleet, Restart};
 use ballista_benchmarks::chaos::load::{Load, Oracle, Tally};
 use ballista_benchmarks::chaos::{Draws, Scenario, pause, strike};
 use clap::Parser;
@@ -29,7 +29,7 @@ struct Options {
     #[arg(long)]
     binaries: Option<PathBuf>,
     /// Which faults, one scenario after the other
-    #[arg(long, value_delimiter = ',', default_values = ["kill", "write", "zombie", "drain", "cut", "flip", "partition", "stall", "slow"])]
+    #[arg(long, value_delimiter = ',', default_values = ["kill", "write", "zombie", "drain", "cut", "flip", "partition", "stall", "slow", "scheduler", "commit", "both"])]
     scenario: Vec<Scenario>,
     /// Faults of each scenario
     #[arg(long, default_value_t = 10, overrides_with = "faults")]
@@ -94,12 +94,38 @@ async fn main() -> Result<()> {
 }
 
 async fn strike_all(options: &Options, scenario: Scenario, fleet: &mut Fleet) -> Result<u64> {
+    let mut restarts = Vec::new();
+    let fired = strike_times(options, scenario, fleet, &mut restarts).await;
+    if !restarts.is_empty() {
+        // The last one has to be over.
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        let slowest = restarts.iter().map(|restart| restart.ready).max().unwrap_or_default();
+        let (mut outputs, mut reused) = (0, 0);
+        for restart in &restarts {
+            let (of, again) = restart.outputs()?;
+            (outputs, reused) = (outputs + of, reused + again);
+        }
+        println!(
+            "{} restarts, ready within {:.2} s; {reused} of {outputs} finished outputs were used again",
+            restarts.len(),
+            slowest.as_secs_f64()
+        );
+    }
+    fired
+}
+
+async fn strike_times(
+    options: &Options,
+    scenario: Scenario,
+    fleet: &mut Fleet,
+    restarts: &mut Vec<Restart>,
+) -> Result<u64> {
     let mut draws = Draws::new(options.seed);
     let mut fired = 0;
     for number in 0..options.faults {
         tokio::time::sleep(Duration::from_millis(300)).await;
         pause(&mut draws, 1_500).await;
-        fired += strike(scenario, fleet, &mut draws, number).await?;
+        fired += strike(scenario, fleet, &mut draws, number, restarts).await?;
     }
     Ok(fired)
 }
@@ -128,7 +154,7 @@ async fn run(
 ) -> Result<u64> {
     let mut fleet = Fleet::start(binaries, dir, options.executors, options.slots).await?;
     let copies = dir.join("copies");
-    let writes = (scenario == Scenario::Write).then_some(copies.as_path());
+    let writes = scenario.writes().then_some(copies.as_path());
     let load = Load::start(&fleet.url(), &options.data, options.clients, writes, oracle, tally).await?;
     let fired = strike_all(options, scenario, &mut fleet).await;
     load.end().await;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The processes that faults happen to: one scheduler, some executors.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Error, ErrorKind, Result};
 use std::net::Ipv4Addr;
@@ -38,6 +39,8 @@ pub struct Fleet {
     /// Before their ports, one for each.
     proxies: Vec<Proxy>,
     started: usize,
+    /// Of the scheduler, those that were killed before they were ready included.
+    restarts: usize,
 }
 
 struct Daemon(Child);
@@ -56,8 +59,8 @@ impl Fleet {
     /// # Errors
     /// If one cannot be started or does not become ready.
     pub async fn start(binaries: &Path, dir: &Path, executors: usize, slots: u32) -> Result<Self> {
-        let arguments = ["--bind-port", "0", "--lease-seconds", "2", "--heartbeat-millis", "200"];
-        let (scheduler, line) = spawn(binaries, dir, "scheduler", "ballista-scheduler", &arguments.map(str::to_owned))?;
+        let (scheduler, line) =
+            spawn(binaries, dir, "scheduler-0", "ballista-scheduler", &scheduler_arguments(dir, 0))?;
         let port = line.trim().rsplit(':').next().and_then(|port| port.parse().ok());
         let port = port.ok_or_else(|| Error::other(format!("no port in \"{line}\"")))?;
         let mut fleet = Self {
@@ -69,6 +72,7 @@ impl Fleet {
             executors: Vec::new(),
             proxies: Vec::new(),
             started: 0,
+            restarts: 0,
         };
         for number in 0..executors {
             fleet.proxies.push(Proxy::start().await?);
@@ -91,6 +95,36 @@ impl Fleet {
     /// Whether the scheduler still runs.
     pub fn scheduler_lives(&mut self) -> bool {
         matches!(self.scheduler.0.try_wait(), Ok(None))
+    }
+
+    /// Kills the scheduler and starts it again with the same state and at the same address, `early` times only to kill it
+    /// again while it starts. What became of the outputs of tasks, and how long the last start took.
+    ///
+    /// # Errors
+    /// If it does not die, or does not start.
+    pub fn restart_scheduler(&mut self, early: &[Duration]) -> Result<Restart> {
+        kill(&mut self.scheduler.0)?;
+        let before = std::fs::read_to_string(self.log())?;
+        for pause in early {
+            self.restarts += 1;
+            let name = format!("scheduler-{}", self.restarts);
+            let mut daemon = start(&self.binaries, &self.dir, &name, "ballista-scheduler", &self.arguments())?.0;
+            std::thread::sleep(*pause);
+            kill(&mut daemon.0)?;
+        }
+        self.restarts += 1;
+        let name = format!("scheduler-{}", self.restarts);
+        let begun = Instant::now();
+        self.scheduler = spawn(&self.binaries, &self.dir, &name, "ballista-scheduler", &self.arguments())?.0;
+        Ok(Restart { ready: begun.elapsed(), log: self.log(), finished: finished_outputs(&before) })
+    }
+
+    fn arguments(&self) -> Vec<String> {
+        scheduler_arguments(&self.dir, self.port)
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.join(format!("scheduler-{}.log", self.restarts))
     }
 
     /// What stands between an executor and everybody else, but for the scheduler.
@@ -121,13 +155,7 @@ impl Fleet {
     pub fn signal(&mut self, executor: usize, signal: Signal) -> Result<()> {
         let child = &mut self.executors[executor].0;
         if signal == Signal::Kill {
-            child.kill()?;
-            use std::os::unix::process::ExitStatusExt;
-            let status = child.wait()?;
-            return match status.signal() {
-                Some(9) => Ok(()),
-                _ => Err(Error::other(format!("the killed executor ended with {status}"))),
-            };
+            return kill(child);
         }
         let name = match signal {
             Signal::Kill => "KILL",
@@ -165,12 +193,66 @@ impl Fleet {
     }
 }
 
+/// What a restart of the scheduler came to.
+pub struct Restart {
+    /// From its start to its being ready.
+    pub ready: Duration,
+    log: PathBuf,
+    /// Outputs that were complete when it died, of jobs that were not over.
+    finished: BTreeSet<String>,
+}
+
+impl Restart {
+    /// How many outputs there were, and how many of them count again by now.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub fn outputs(&self) -> Result<(usize, usize)> {
+        let log = std::fs::read_to_string(&self.log)?;
+        let taken = log.lines().filter(|line| line.contains("task taken over") && line.contains("finished=true"));
+        let taken: BTreeSet<String> = taken.filter_map(|line| field(line, "task=")).collect();
+        Ok((self.finished.len(), self.finished.intersection(&taken).count()))
+    }
+}
+
+/// From the scheduler's log.
+fn finished_outputs(log: &str) -> BTreeSet<String> {
+    let is_end = |line: &&str| ["job finished", "job failed", "job cancelled"].iter().any(|end| line.contains(end));
+    let over: BTreeSet<String> = log.lines().filter(is_end).filter_map(|line| field(line, "job=")).collect();
+    let is_output = |line: &&str| {
+        [": task finished ", "task taken over"].iter().any(|text| line.contains(text))
+            && !line.contains("finished=false")
+    };
+    let outputs = log.lines().filter(is_output).filter_map(|line| field(line, "task="));
+    outputs.filter(|task| !over.contains(task.split('/').next().unwrap_or_default())).collect()
+}
+
+fn field(line: &str, name: &str) -> Option<String> {
+    let (_, rest) = line.split_once(name)?;
+    rest.split_whitespace().next().map(str::to_owned)
+}
+
+fn scheduler_arguments(dir: &Path, port: u16) -> Vec<String> {
+    let (port, state) = (port.to_string(), dir.join("state").display().to_string());
+    let level = "info,ballista_scheduler=debug";
+    let arguments = ["--bind-port", &port, "--lease-seconds", "2", "--heartbeat-millis", "200", "--state-dir", &state];
+    arguments.into_iter().chain(["--log-level", level]).map(str::to_owned).collect()
+}
+
+/// Ends a process at once, and proves it.
+fn kill(child: &mut Child) -> Result<()> {
+    use std::os::unix::process::ExitStatusExt;
+    child.kill()?;
+    let status = child.wait()?;
+    match status.signal() {
+        Some(9) => Ok(()),
+        _ => Err(Error::other(format!("the killed process ended with {status}"))),
+    }
+}
+
 /// Starts a daemon and waits for the line that says that it is ready.
 fn spawn(binaries: &Path, dir: &Path, name: &str, program: &str, arguments: &[String]) -> Result<(Daemon, String)> {
-    let (log, output) = (dir.join(format!("{name}.log")), dir.join(format!("{name}.out")));
-    let mut command = Command::new(binaries.join(program));
-    command.args(arguments).stdin(Stdio::null()).stderr(File::create(&log)?).stdout(File::create(&output)?);
-    let mut daemon = Daemon(command.spawn()?);
+    let (mut daemon, log, output) = start(binaries, dir, name, program, arguments)?;
     let deadline = Instant::now() + START_LIMIT;
     loop {
         if let Some((line, _)) = std::fs::read_to_string(&output)?.split_once('\n') {
@@ -184,4 +266,18 @@ fn spawn(binaries: &Path, dir: &Path, name: &str, program: &str, arguments: &[St
         }
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// Starts a daemon. Where it logs, and where it says that it is ready.
+fn start(
+    binaries: &Path,
+    dir: &Path,
+    name: &str,
+    program: &str,
+    arguments: &[String],
+) -> Result<(Daemon, PathBuf, PathBuf)> {
+    let (log, output) = (dir.join(format!("{name}.log")), dir.join(format!("{name}.out")));
+    let mut command = Command::new(binaries.join(program));
+    command.args(arguments).stdin(Stdio::null()).stderr(File::create(&log)?).stdout(File::create(&output)?);
+    Ok((Daemon(command.spawn()?), log, output))
 }

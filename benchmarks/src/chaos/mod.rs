@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 
-use self::fleet::{Fleet, Signal};
+use self::fleet::{Fleet, Restart, Signal};
 use self::proxy::Damage;
 
 /// How long a damage may take to happen.
@@ -40,9 +40,20 @@ pub enum Scenario {
     Stall,
     /// An executor gets a twentieth of its time
     Slow,
+    /// The scheduler dies by SIGKILL, every fourth time again while it starts, and is started again
+    Scheduler,
+    /// The scheduler dies by SIGKILL while files are written, and is started again
+    Commit,
+    /// The scheduler dies by SIGKILL, and an executor with it
+    Both,
 }
 
 impl Scenario {
+    /// Whether the clients write files instead of reading.
+    pub fn writes(self) -> bool {
+        matches!(self, Self::Write | Self::Commit)
+    }
+
     /// As on the command line.
     pub fn name(self) -> &'static str {
         match self {
@@ -55,6 +66,9 @@ impl Scenario {
             Self::Partition => "partition",
             Self::Stall => "stall",
             Self::Slow => "slow",
+            Self::Scheduler => "scheduler",
+            Self::Commit => "commit",
+            Self::Both => "both",
         }
     }
 }
@@ -80,11 +94,18 @@ impl Draws {
     }
 }
 
-/// Does what the `number`-th fault of a scenario is, and puts things right again. Returns how many processes it hit.
+/// Does what the `number`-th fault of a scenario is, and puts things right again. Returns how many processes it hit; the
+/// scheduler's restarts go to `restarts`.
 ///
 /// # Errors
 /// If a fault did not fire, or a process cannot be replaced.
-pub async fn strike(scenario: Scenario, fleet: &mut Fleet, draws: &mut Draws, number: u64) -> Result<u64> {
+pub async fn strike(
+    scenario: Scenario,
+    fleet: &mut Fleet,
+    draws: &mut Draws,
+    number: u64,
+    restarts: &mut Vec<Restart>,
+) -> Result<u64> {
     let victim = draws.below(fleet.executors() as u64) as usize;
     let other = (victim + 1) % fleet.executors();
     match scenario {
@@ -113,6 +134,19 @@ pub async fn strike(scenario: Scenario, fleet: &mut Fleet, draws: &mut Draws, nu
             pause(draws, 2_000).await;
             fleet.replace(victim)?;
             Ok(1)
+        }
+        Scenario::Scheduler | Scenario::Commit => {
+            let early: Vec<_> = (0..u64::from(number % 4 == 3) * (1 + draws.below(3)))
+                .map(|_| Duration::from_millis(draws.below(60)))
+                .collect();
+            restarts.push(fleet.restart_scheduler(&early)?);
+            Ok(1 + early.len() as u64)
+        }
+        Scenario::Both => {
+            fleet.signal(victim, Signal::Kill)?;
+            restarts.push(fleet.restart_scheduler(&[])?);
+            fleet.replace(victim)?;
+            Ok(2)
         }
         Scenario::Cut => damage(fleet, victim, Damage::CutAfter(draws.below(200_000)), 0).await,
         Scenario::Flip => damage(fleet, victim, Damage::FlipAfter(draws.below(200_000)), 0).await,

@@ -28,7 +28,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use ballista_core::{ClassifiedError, ErrorClass, Incarnation, JobId, StageId, TaskKey};
-use ballista_exchange::wire::failure_to_proto;
+use ballista_exchange::wire::{failure_to_proto, task_key_to_proto};
 use ballista_exchange::{ExchangeClient, ResultStreams, ShuffleStore};
 use ballista_plan::codec::PlanCodec;
 use ballista_proto as proto;
@@ -98,9 +98,21 @@ struct Inner {
     running: watch::Sender<usize>,
 }
 
+/// A task that was launched.
 #[derive(Debug)]
-enum Entry {
-    Running(CancellationToken),
+struct Entry {
+    cancel: CancellationToken,
+    partitions: Vec<u32>,
+    slots: u32,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Running,
+    /// With this output, which counts for all that is known here.
+    Finished(Box<proto::TaskOutput>),
+    /// Without an output, or with one that nobody wants.
     Ended,
 }
 
@@ -128,7 +140,8 @@ impl TaskRunner {
                 tracing::debug!(task = %key, "ignored a repeated launch");
                 return;
             }
-            tasks.insert(key.clone(), Entry::Running(cancel.clone()));
+            let (partitions, slots) = (launch.partitions.clone(), launch.slots);
+            tasks.insert(key.clone(), Entry { cancel: cancel.clone(), partitions, slots, phase: Phase::Running });
             self.inner.running.send_modify(|running| *running += 1);
         }
         let span =
@@ -141,10 +154,11 @@ impl TaskRunner {
     /// Stops a task, or throws away what it has written. One that is not known here is reported as cancelled, so that
     /// nobody waits for it.
     pub(crate) fn cancel(&self, key: &TaskKey) {
-        let jobs = self.inner.jobs.lock();
-        match jobs.get(&key.job).and_then(|tasks| tasks.get(key)) {
-            Some(Entry::Running(cancel)) => cancel.cancel(),
-            Some(Entry::Ended) => {
+        let mut jobs = self.inner.jobs.lock();
+        match jobs.get_mut(&key.job).and_then(|tasks| tasks.get_mut(key)) {
+            Some(Entry { phase: Phase::Running, cancel, .. }) => cancel.cancel(),
+            Some(entry) => {
+                entry.phase = Phase::Ended;
                 drop(jobs);
                 let env = &self.inner.env;
                 env.store.free_output(key);
@@ -164,7 +178,8 @@ impl TaskRunner {
         let env = Arc::clone(&self.inner.env);
         tokio::spawn(async move {
             use proto::task_status::Status;
-            let status = match env.writes.commit(&key).await {
+            let Some(outcome) = env.writes.commit(&key).await else { return };
+            let status = match outcome {
                 Ok(()) => Status::Committed(proto::TaskCommitted {}),
                 Err(error) => {
                     tracing::warn!(task = %key, class = %error.class, error = %error.message, "commit failed");
@@ -191,6 +206,14 @@ impl TaskRunner {
 
     /// Frees the output of a stage that is void.
     pub(crate) fn free_stage(&self, job: &JobId, stage: StageId, last_attempt: u32) {
+        if let Some(tasks) = self.inner.jobs.lock().get_mut(job) {
+            let is_void = |key: &TaskKey| key.stage == stage && key.stage_attempt <= last_attempt;
+            for (_, entry) in tasks.iter_mut().filter(|(key, _)| is_void(key)) {
+                if matches!(entry.phase, Phase::Finished(_)) {
+                    entry.phase = Phase::Ended;
+                }
+            }
+        }
         let env = &self.inner.env;
         env.store.free_stage(job, stage, last_attempt);
         env.client.free_stage(job, stage);
@@ -200,21 +223,36 @@ impl TaskRunner {
     /// Stops the tasks of a job and frees all that is held for it.
     pub(crate) fn free_job(&self, job: &JobId) {
         let tasks = self.inner.jobs.lock().remove(job).unwrap_or_default();
-        for entry in tasks.values() {
-            if let Entry::Running(cancel) = entry {
-                cancel.cancel();
-            }
-        }
+        tasks.values().for_each(|entry| entry.cancel.cancel());
         self.inner.env.free_job(job);
     }
 
     /// Stops every task.
     pub(crate) fn cancel_all(&self) {
-        for entry in self.inner.jobs.lock().values().flat_map(HashMap::values) {
-            if let Entry::Running(cancel) = entry {
-                cancel.cancel();
-            }
-        }
+        self.inner.jobs.lock().values().flat_map(HashMap::values).for_each(|entry| entry.cancel.cancel());
+    }
+
+    /// All tasks that run, that have ended without the scheduler knowing, or that have left an output.
+    pub(crate) fn held(&self) -> Vec<proto::HeldTask> {
+        let outbox = &self.inner.env.outbox;
+        let jobs = self.inner.jobs.lock();
+        let held = |(key, entry): (&TaskKey, &Entry)| {
+            let finished = match &entry.phase {
+                Phase::Running => None,
+                Phase::Finished(output) => Some(proto::TaskOutput::clone(output)),
+                // Its status follows.
+                Phase::Ended if outbox.has_unacked_end(key) => None,
+                Phase::Ended => return None,
+            };
+            Some(proto::HeldTask {
+                task: Some(task_key_to_proto(key)),
+                partitions: entry.partitions.clone(),
+                slots: entry.slots,
+                streaming: finished.is_none() && outbox.is_streaming(key),
+                finished,
+            })
+        };
+        jobs.values().flatten().filter_map(held).collect()
     }
 
     /// Resolves when no task is running.
@@ -253,9 +291,16 @@ impl Inner {
                 failed(error)
             }
         };
-        let job_is_freed = match self.jobs.lock().get_mut(&key.job) {
-            Some(tasks) => {
-                tasks.insert(key.clone(), Entry::Ended);
+        let phase = match &status {
+            // Figures of operators are for the status only.
+            proto::task_status::Status::Finished(output) => {
+                Phase::Finished(Box::new(proto::TaskOutput { metrics: None, ..output.clone() }))
+            }
+            _ => Phase::Ended,
+        };
+        let job_is_freed = match self.jobs.lock().get_mut(&key.job).and_then(|tasks| tasks.get_mut(&key)) {
+            Some(entry) => {
+                entry.phase = phase;
                 false
             }
             None => true,

@@ -140,6 +140,7 @@ fn register(shared: &Shared, life: &Life) -> proto::Register {
         address: Some(life.address.to_proto()),
         slots: shared.slots,
         memory_bytes: shared.memory_bytes,
+        held: life.services().map(|services| services.runner.held()).unwrap_or_default(),
     }
 }
 

@@ -4,13 +4,16 @@
 //! ```text
 //!   begin a life ─▶ connect ─▶ Register ─▶ Welcome ─▶ heartbeats, statuses ▲ ▼ launches, cancels, frees
 //!        ▲             ▲                                   │ broken            │ Fenced
-//!        │             └──────── 100 ms … 5 s ─────────────┘                   │
+//!        │             └──────── 100 ms … 1 s ─────────────┘                   │
 //!        └─────────────── a new incarnation ───────────────────────────────────┘
 //! ```
 //!
 //! This side survives a stream that breaks: the incarnation, its tasks and its outputs stay, statuses wait in the outbox,
 //! and the next stream registers the same incarnation again. Whether it is still wanted is the scheduler's decision: only the scheduler decides that an incarnation is
 //! over, by [`proto::Fenced`]; a scheduler with another ticket key is another cluster and counts as one that does.
+//!
+//! An executor that is alone goes on with its tasks and keeps what it holds for the scheduler's next start; nothing of what
+//! they write is visible before the scheduler says so. After a long time it gives up.
 //!
 //! *Invariant:* nothing here polls. Work is triggered by messages, by the outbox and by the heartbeat's timer.
 //!
@@ -38,6 +41,9 @@ const LAST_READS: Duration = Duration::from_secs(5);
 
 /// How long the scheduler may take to hear that the executor leaves.
 const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Without a scheduler for so long, an executor drops what it runs and holds: nobody will come for it.
+const ALONE: Duration = Duration::from_secs(15 * 60);
 
 /// A life that lasted so long did not end because the last one did.
 const SETTLED: Duration = Duration::from_secs(30);
@@ -108,12 +114,17 @@ pub(crate) async fn run(shared: Arc<Shared>, first: Life, signals: Signals) -> R
 /// Connects again and again; ends only with the life.
 async fn keep_connected(shared: &Shared, life: &Life, signals: &Signals) -> Result<Ended> {
     let mut backoff = Backoff::new();
+    let mut last_welcome = Instant::now();
     loop {
         let mut welcome = false;
         match connect(shared, life, signals, &mut welcome).await? {
             Ended::Broken(reason) => {
                 if welcome {
                     backoff.reset();
+                    last_welcome = Instant::now();
+                }
+                if last_welcome.elapsed() > ALONE {
+                    return Ok(Ended::Fenced(format!("no scheduler was there for {} s", ALONE.as_secs())));
                 }
                 let pause = backoff.next();
                 tracing::warn!(%reason, pause_ms = pause.as_millis() as u64, "no connection to the scheduler");

@@ -111,6 +111,7 @@ impl Cluster {
             is_final: false,
             metrics: self.metrics,
             stores: vec![],
+            slots: 1,
         };
         self.scheduler.tell(executor, Down::Launch(launch));
         key

@@ -73,10 +73,19 @@ impl FakeScheduler {
 impl SchedulerService for FakeScheduler {
     type ExecuteStream = ReplyStream<proto::JobEvent>;
     type ExecuteStatementStream = ReplyStream<proto::JobEvent>;
+    type AttachJobStream = ReplyStream<proto::JobEvent>;
     type GetStagePlanStream = ReplyStream<proto::StagePlanChunk>;
     type SessionStream = ReplyStream<proto::SchedulerMessage>;
 
     async fn execute(&self, _: Request<proto::ExecuteRequest>) -> Reply<Self::ExecuteStream> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn attach_job(&self, _: Request<proto::AttachJobRequest>) -> Reply<Self::AttachJobStream> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn close_job(&self, _: Request<proto::CloseJobRequest>) -> Reply<proto::CloseJobResponse> {
         Err(Status::unimplemented(""))
     }
 

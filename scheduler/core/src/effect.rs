@@ -32,6 +32,17 @@ pub enum Effect {
         /// How many of the executor's slots it holds.
         slots: u32,
     },
+    /// A task attempt that an executor brought along counts: it runs there, or has its output there.
+    Adopted {
+        /// The task attempt.
+        task: TaskKey,
+        /// Where.
+        executor: ExecutorId,
+        /// The executor's life.
+        incarnation: Incarnation,
+        /// The partitions of the stage that it runs, ascending.
+        partitions: Vec<u32>,
+    },
     /// Stop a task and discard its output, also if it has ended meanwhile. Its slots stay held until the executor
     /// reports that it ended.
     CancelTask {

@@ -5,7 +5,7 @@
 //! nothing. Only [`Event::Planned`] and [`Event::PlanFailed`] carry no number of their own, so the shell answers each
 //! [`Effect::Plan`](crate::Effect::Plan) exactly once.
 
-use ballista_core::{ClassifiedError, ExecutorId, Incarnation, JobId, StageId, TaskKey};
+use ballista_core::{ClassifiedError, ExecutorId, Incarnation, JobId, StageId, TaskId, TaskKey};
 
 /// A point of monotonic time in milliseconds since some origin of the shell's choice.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,8 +14,17 @@ pub struct Instant64(pub u64);
 /// Something that happened outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// An executor registered. A known incarnation only renews its lease; another one replaces the former, which is
-    /// lost; one that was lost before is refused for good.
+    /// What a journal says of a cluster whose scheduler has died. Counts as the first event of a state only. Nothing is
+    /// launched until all of `executors` have joined, or [`Limits::restore_millis`](crate::Limits::restore_millis) are
+    /// over: what they hold is taken over as they come, and only what nobody brings is computed again.
+    Restored {
+        /// Who was connected.
+        executors: Vec<(ExecutorId, Incarnation)>,
+        /// The jobs that had not ended, in the order of their submission.
+        jobs: Vec<RestoredJob>,
+    },
+    /// An executor registered. A known incarnation is back after its connection broke; another one replaces the former,
+    /// which is lost; one that was lost before is refused for good.
     ExecutorJoined {
         /// The executor.
         executor: ExecutorId,
@@ -23,6 +32,17 @@ pub enum Event {
         incarnation: Incarnation,
         /// How many partitions it runs at once; 0 for an executor that only serves what it holds.
         slots: u32,
+        /// All that it runs and all outputs that it holds. What is not known here is thrown away there, and what is
+        /// missing there runs again.
+        held: Vec<HeldTask>,
+    },
+    /// The connection of an executor broke, and its process may live: it gets no tasks until it joins again or its lease
+    /// is over.
+    ExecutorAway {
+        /// The executor.
+        executor: ExecutorId,
+        /// Its life.
+        incarnation: Incarnation,
     },
     /// An executor is alive: renews its lease.
     ExecutorHeartbeat {
@@ -155,6 +175,79 @@ pub enum Event {
     /// Time passes: executors whose lease expired are lost, tasks that waited for their time run again, late ones get a
     /// second attempt.
     Tick,
+}
+
+/// A task attempt that an executor brings along when it joins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldTask {
+    /// The task attempt.
+    pub task: TaskKey,
+    /// The partitions of the stage that it runs or ran, ascending.
+    pub partitions: Vec<u32>,
+    /// How many slots it holds while it runs.
+    pub slots: u32,
+    /// How far it is.
+    pub state: HeldState,
+}
+
+/// How far a task is that an executor brings along.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HeldState {
+    /// It runs.
+    Running {
+        /// It has rows for the client.
+        streaming: bool,
+    },
+    /// Its output is complete.
+    Finished {
+        /// What it produced.
+        output: OutputStats,
+        /// As in [`Event::TaskFinished`].
+        delivered: bool,
+    },
+}
+
+/// A job as a journal knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoredJob {
+    /// The job.
+    pub job: JobId,
+    /// Its weight in sharing slots.
+    pub weight: u32,
+    /// As the last plan said.
+    pub small: bool,
+    /// No more planning will come.
+    pub complete: bool,
+    /// Its one task ran out of memory before.
+    pub planned_again: bool,
+    /// The tasks that were told to publish what they wrote. Empty before that.
+    pub publishing: Vec<RestoredTask>,
+    /// What is planned; empty if nothing is, so that it is planned from the start.
+    pub stages: Vec<RestoredStage>,
+}
+
+/// A planned stage as a journal knows it. What became of its tasks, the executors know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoredStage {
+    /// As it was planned.
+    pub spec: StageSpec,
+    /// How often the whole stage was started before.
+    pub attempt: u32,
+    /// The planner knows that it is finished, with the outputs of these tasks; no others may take their place.
+    pub announced: Option<Vec<RestoredTask>>,
+    /// Number of the first task, and of the first attempt of each, that is new from now on: no earlier one has it.
+    pub first_new: u32,
+}
+
+/// A task that has succeeded, as a journal knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoredTask {
+    /// The task.
+    pub task: TaskId,
+    /// The attempt that counts.
+    pub attempt: u32,
+    /// The partitions of the stage that it ran, ascending.
+    pub partitions: Vec<u32>,
 }
 
 /// A stage as the planner hands it over.

@@ -51,6 +51,8 @@ pub(crate) struct Executor {
     pub(crate) incarnation: Incarnation,
     /// Takes no new tasks.
     pub(crate) draining: bool,
+    /// Takes no new tasks, because nobody could tell it of them.
+    pub(crate) away: bool,
     /// Takes no new tasks until then, because too much failed here.
     pub(crate) probation: Option<Instant64>,
     /// When something failed here, latest last.
@@ -77,7 +79,7 @@ impl Executor {
 
     /// Whether new tasks may be launched here.
     pub(crate) fn takes_tasks(&self) -> bool {
-        !self.draining && self.probation.is_none()
+        !self.draining && !self.away && self.probation.is_none()
     }
 
     /// How it is addressed.
@@ -109,6 +111,7 @@ impl Executors {
             id: id.clone(),
             incarnation,
             draining: false,
+            away: false,
             probation: None,
             strikes: VecDeque::new(),
             last_seen: now,
@@ -204,6 +207,14 @@ impl Executors {
     pub(crate) fn drain(&mut self, life: Life) {
         if let Some(executor) = self.lives.get_mut(&life) {
             executor.draining = true;
+            self.relist(life);
+        }
+    }
+
+    /// Stops or starts offering the slots of an executor whose connection broke or is back.
+    pub(crate) fn set_away(&mut self, life: Life, away: bool) {
+        if let Some(executor) = self.lives.get_mut(&life) {
+            executor.away = away;
             self.relist(life);
         }
     }

@@ -33,7 +33,7 @@ impl State {
         let mut claims = Claims::default();
         for (seq, job) in &self.jobs {
             ensure!(self.by_id.get(&job.id) == Some(seq), "job {} is not found by its id", job.id);
-            check_job(*seq, job, &mut claims)?;
+            check_job(*seq, job, self.is_restoring(), &mut claims)?;
             let waiting = Waiting { slots: job.slots, weight: job.weight, small: job.small };
             let expected = (!job.ready.is_empty()).then_some(waiting);
             ensure!(self.queue.get(*seq) == expected, "job {} waits as {:?}", job.id, self.queue.get(*seq));
@@ -64,7 +64,8 @@ impl State {
         for pool in Pool::ALL {
             let (indexed, counted) = (self.executors.free(pool).total(), free[pool as usize]);
             ensure!(indexed == counted, "{pool:?}: {indexed} slots indexed as free, {counted} are");
-            ensure!(counted == 0 || !self.queue.is_waiting_for(pool), "{pool:?}: a slot is idle while a job waits");
+            let may_launch = counted > 0 && !self.is_restoring();
+            ensure!(!may_launch || !self.queue.is_waiting_for(pool), "{pool:?}: a slot is idle while a job waits");
         }
         Ok(())
     }
@@ -94,11 +95,12 @@ impl State {
     }
 }
 
-fn check_job(seq: JobSeq, job: &Job, claims: &mut Claims) -> Result<(), String> {
+fn check_job(seq: JobSeq, job: &Job, restoring: bool, claims: &mut Claims) -> Result<(), String> {
     let mut ready = BTreeSet::new();
     let mut open = 0;
     for (id, stage) in &job.stages {
-        check_stage(seq, job, stage, claims).map_err(|problem| format!("job {} stage {id}: {problem}", job.id))?;
+        check_stage(seq, job, stage, restoring, claims)
+            .map_err(|problem| format!("job {} stage {id}: {problem}", job.id))?;
         open += usize::from(stage.phase == Phase::Open);
         if stage.is_ready() {
             ready.insert(*id);
@@ -110,7 +112,7 @@ fn check_job(seq: JobSeq, job: &Job, claims: &mut Claims) -> Result<(), String> 
     Ok(())
 }
 
-fn check_stage(seq: JobSeq, job: &Job, stage: &Stage, claims: &mut Claims) -> Result<(), String> {
+fn check_stage(seq: JobSeq, job: &Job, stage: &Stage, restoring: bool, claims: &mut Claims) -> Result<(), String> {
     let mut partitions: Vec<u32> = stage.pending.iter().chain(stage.skipped.iter()).collect();
     for (task, record) in &stage.tasks {
         ensure!(record.partitions.is_sorted(), "task {task} has unsorted partitions");
@@ -145,7 +147,7 @@ fn check_stage(seq: JobSeq, job: &Job, stage: &Stage, claims: &mut Claims) -> Re
     ensure!(done == stage.partitions_done as usize, "{done} partitions are done, not {}", stage.partitions_done);
     let is_open = |id: &StageId| job.stages.get(id).is_some_and(|stage: &Stage| stage.phase == Phase::Open);
     if stage.phase == Phase::Open {
-        ensure!(stage.wants_nothing_back(), "something is lost or skipped, and it is not wanted");
+        ensure!(restoring || stage.wants_nothing_back(), "something is lost or skipped, and it is not wanted");
         ensure!(!stage.is_done(), "it is done and still open");
         let blocked_by = stage.inputs.iter().filter(|input| is_open(input)).count();
         ensure!(blocked_by == stage.blocked_by, "blocked by {}, should be {blocked_by}", stage.blocked_by);
@@ -155,7 +157,7 @@ fn check_stage(seq: JobSeq, job: &Job, stage: &Stage, claims: &mut Claims) -> Re
                 .get(input)
                 .is_some_and(|input| input.phase == Phase::Open || (input.is_complete() && !input.released))
         };
-        ensure!(!waits || stage.inputs.iter().all(is_there), "an input is lost and nobody computes it");
+        ensure!(!waits || restoring || stage.inputs.iter().all(is_there), "an input is lost and nobody computes it");
     } else {
         let waits = stage.has_waiting() || !stage.delayed.is_empty();
         ensure!(!waits && stage.running.is_empty(), "it is finished and still runs");

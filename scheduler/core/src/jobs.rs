@@ -7,7 +7,7 @@
 
 use ballista_core::{ClassifiedError, ErrorClass, JobId, StageId, TaskKey};
 
-use crate::effect::{Effect, PlanReason, StageFinished, TaskOutput};
+use crate::effect::{Effect, PlanReason};
 use crate::event::StageSpec;
 use crate::job::{Job, JobSeq};
 use crate::stage::{Phase, Stage};
@@ -199,19 +199,9 @@ impl State {
 
     /// Tells of a finished stage, unblocks its consumers and releases its inputs.
     fn finish_stage(&mut self, seq: JobSeq, id: StageId, due: &mut Vec<StageId>, out: &mut Vec<Effect>) {
+        let Some(finished) = self.finished(seq, id) else { return };
         let Some(job) = self.jobs.get_mut(&seq) else { return };
         let Some(stage) = job.stages.get_mut(&id) else { return };
-        let output = |(task, output): (&_, &crate::stage::Output)| {
-            let (executor, incarnation) = self.executors.get(output.life)?.address();
-            Some(TaskOutput {
-                task: stage.key(&job.id, *task, output.attempt),
-                executor,
-                incarnation,
-                partitions: stage.partitions_of(*task).to_vec(),
-                stats: output.stats,
-            })
-        };
-        let finished = StageFinished { stage: id, outputs: stage.outputs.iter().filter_map(output).collect() };
         stage.unreachable.clear();
         let is_known = std::mem::replace(&mut stage.announced, true);
         let (consumers, inputs) = (stage.consumers.clone(), stage.inputs.clone());
@@ -339,7 +329,7 @@ impl State {
     }
 
     /// Releases the finished stages that nobody is known to read.
-    fn release_unread_stages(&mut self, seq: JobSeq, out: &mut Vec<Effect>) {
+    pub(crate) fn release_unread_stages(&mut self, seq: JobSeq, out: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get(&seq) else { return };
         let stages: Vec<_> = job.stages.keys().copied().collect();
         for stage in stages {

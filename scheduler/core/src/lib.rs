@@ -19,6 +19,7 @@
 //! | `tasks` | task statuses: first success wins, everything else changes nothing |
 //! | `retry` | what the failure of an attempt means, by its class |
 //! | `recovery` | lost executors and lost outputs: what has to run again |
+//! | `restore` | what executors bring along: after a broken connection, after a scheduler's death |
 //! | `speculation` | second attempts for late tasks |
 //! | `placement` | which job gets which free slots on which executor |
 //! | `fair`, `free`, `pending` | the three indexes placement reads: jobs by share, executors by free slots, partitions by locality |
@@ -39,6 +40,12 @@
 //!
 //! ```text
 //! ExecutorLost ─► OutputsLost… ─► Launch… (what is lost and still wanted) ─► TaskFinished… ─► OutputsMoved ─► Launch…
+//! ```
+//!
+//! A scheduler that died starts from what its journal says was planned; what was done, the executors bring along:
+//!
+//! ```text
+//! Restored ─► ExecutorJoined{held}… ─► Adopted… CancelTask… ─► (all are back, or time is up) ─► Launch… (the rest)
 //! ```
 //!
 //! # What always holds
@@ -65,6 +72,7 @@ mod jobs;
 mod pending;
 mod placement;
 mod recovery;
+mod restore;
 mod retry;
 mod speculation;
 mod stage;
@@ -73,6 +81,8 @@ mod tasks;
 pub mod view;
 
 pub use effect::{Effect, PlanReason, StageFinished, TaskOutput};
-pub use event::{Event, Instant64, OutputStats, Slicing, StageSpec};
+pub use event::{
+    Event, HeldState, HeldTask, Instant64, OutputStats, RestoredJob, RestoredStage, RestoredTask, Slicing, StageSpec,
+};
 pub use state::{Limits, Speculation, State};
 pub use view::{ExecutorView, Footprint, JobState, JobView, Progress, StageState, StageView};

@@ -97,6 +97,23 @@ impl Pending {
         taken
     }
 
+    /// Takes exactly these partitions; `false`, and nothing taken, unless all of them wait.
+    pub(crate) fn take_exactly(&mut self, partitions: &[u32]) -> bool {
+        let mut known = BTreeSet::new();
+        let waits = |partition: &u32| {
+            (self.plain.contains(partition) || self.wanted.contains(partition)) && known.insert(*partition)
+        };
+        if !partitions.iter().all(waits) {
+            return false;
+        }
+        for partition in partitions {
+            self.plain.remove(partition);
+            self.wanted.remove(partition);
+        }
+        self.forget_if_empty();
+        true
+    }
+
     /// Locality is of no use once nothing waits.
     fn forget_if_empty(&mut self) {
         if self.is_empty() {

@@ -43,6 +43,9 @@ struct Slice {
 impl State {
     /// Uses every free slot that a waiting partition may have.
     pub(crate) fn schedule(&mut self, out: &mut Vec<Effect>) {
+        if self.is_restoring() {
+            return;
+        }
         for pool in Pool::ALL {
             while self.executors.free(pool).total() > 0 {
                 let free = self.executors.free(pool).total();

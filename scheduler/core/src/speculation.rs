@@ -15,6 +15,9 @@ impl State {
     pub(crate) fn speculate(&mut self, out: &mut Vec<Effect>) {
         let Some(speculation) = self.limits.speculation.clone() else { return };
         self.schedule(out);
+        if self.is_restoring() {
+            return;
+        }
         if self.executors.free(Pool::Regular).total() == 0 {
             return;
         }

@@ -24,6 +24,8 @@ pub(crate) struct Task {
     pub(crate) partitions: Vec<u32>,
     /// Of the next launch.
     pub(crate) next_attempt: u32,
+    /// The attempt whose output counted before a restart.
+    pub(crate) counted: Option<u32>,
     /// What went wrong so far, if anything did.
     pub(crate) trouble: Option<Box<Trouble>>,
 }
@@ -97,6 +99,8 @@ pub(crate) struct Stage {
     pub(crate) deterministic: bool,
     /// How often the whole stage was started before.
     pub(crate) attempt: u32,
+    /// Attempts of tasks of before a restart have smaller numbers.
+    pub(crate) first_attempt: u32,
     pub(crate) phase: Phase,
     /// The planner was told that it is finished.
     pub(crate) announced: bool,
@@ -151,6 +155,7 @@ impl Stage {
             is_kept: spec.is_kept,
             deterministic: spec.deterministic,
             attempt: 0,
+            first_attempt: 0,
             phase: Phase::Open,
             announced: false,
             streamed: false,

@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use ballista_core::{ExecutorId, Incarnation, JobId, StageId, TaskId};
 
 use crate::effect::Effect;
-use crate::event::{Event, Instant64};
+use crate::event::{Event, HeldTask, Instant64};
 use crate::executors::{Executors, Life};
 use crate::fair::{FairQueue, Waiting};
 use crate::job::{Job, JobSeq};
+use crate::restore::Restoring;
 use crate::stage::Stage;
 use crate::view::JobView;
 
@@ -25,6 +26,8 @@ pub struct Limits {
     pub lease_millis: u64,
     /// A stage with more partitions fails its job, so that no plan can exhaust the scheduler's memory.
     pub max_stage_partitions: u32,
+    /// How long after a restart nothing is launched, while executors of before are missing.
+    pub restore_millis: u64,
     /// How many summaries of ended jobs are kept.
     pub ended_jobs: usize,
     /// How many lost incarnations are remembered, to refuse them when they come back.
@@ -78,6 +81,7 @@ impl Default for Limits {
             reserve_slots: 1,
             lease_millis: 10_000,
             max_stage_partitions: 1_000_000,
+            restore_millis: 3_000,
             ended_jobs: 1_000,
             fenced_incarnations: 10_000,
             max_task_failures: 4,
@@ -109,6 +113,8 @@ pub struct State {
     /// Tasks that wait for their time.
     pub(crate) delayed: BTreeSet<(Instant64, JobSeq, StageId, TaskId)>,
     pub(crate) ended: VecDeque<JobView>,
+    /// After a restart, until the executors of before are back.
+    pub(crate) restoring: Option<Restoring>,
 }
 
 impl State {
@@ -124,6 +130,7 @@ impl State {
             queue: FairQueue::default(),
             delayed: BTreeSet::new(),
             ended: VecDeque::new(),
+            restoring: None,
         }
     }
 
@@ -133,8 +140,14 @@ impl State {
         self.now = self.now.max(now);
         let mut out = Vec::new();
         match event {
-            Event::ExecutorJoined { executor, incarnation, slots } => {
-                self.executor_joined(executor, incarnation, slots, &mut out);
+            Event::Restored { executors, jobs } => self.restored(executors, jobs, &mut out),
+            Event::ExecutorJoined { executor, incarnation, slots, held } => {
+                self.executor_joined(executor, incarnation, slots, held, &mut out);
+            }
+            Event::ExecutorAway { executor, incarnation } => {
+                if let Some(life) = self.known(&executor, incarnation, &mut out) {
+                    self.executors.set_away(life, true);
+                }
             }
             Event::ExecutorHeartbeat { executor, incarnation } => {
                 if let Some(life) = self.known(&executor, incarnation, &mut out) {
@@ -188,6 +201,7 @@ impl State {
             Event::Tick => self.tick(&mut out),
         }
         self.executors.end_probations(self.now);
+        self.end_restoring(&mut out);
         self.schedule(&mut out);
         out
     }
@@ -201,9 +215,18 @@ impl State {
         life
     }
 
-    fn executor_joined(&mut self, id: ExecutorId, incarnation: Incarnation, slots: u32, out: &mut Vec<Effect>) {
+    fn executor_joined(
+        &mut self,
+        id: ExecutorId,
+        incarnation: Incarnation,
+        slots: u32,
+        held: Vec<HeldTask>,
+        out: &mut Vec<Effect>,
+    ) {
         if let Some(life) = self.executors.find(&id, incarnation) {
             self.executors.renew(life, self.now);
+            self.executors.set_away(life, false);
+            self.reconcile(life, &held, false, out);
             return;
         }
         if self.executors.is_fenced(&id, incarnation) {
@@ -215,7 +238,10 @@ impl State {
         }
         let slots = slots.min(MAX_SLOTS);
         let reserve = if slots == 0 { 0 } else { self.limits.reserve_slots.min(MAX_SLOTS) };
-        self.executors.join(id, incarnation, [slots, reserve], self.now);
+        let address = (id.clone(), incarnation);
+        let is_expected = self.restoring.as_mut().is_some_and(|restoring| restoring.expected.remove(&address));
+        let life = self.executors.join(id, incarnation, [slots, reserve], self.now);
+        self.reconcile(life, &held, is_expected, out);
     }
 
     fn tick(&mut self, out: &mut Vec<Effect>) {
@@ -226,6 +252,7 @@ impl State {
             }
         }
         self.start_delayed(out);
+        self.end_restoring(out);
         self.speculate(out);
     }
 

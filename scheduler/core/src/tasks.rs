@@ -23,7 +23,7 @@ impl State {
     ) {
         let Some(held) = self.release(life, key) else { return };
         if held.cancelled {
-            self.free_late_output(life, key, held, out);
+            self.free_late_output(life, key, out);
             return;
         }
         let now = self.now;
@@ -87,7 +87,7 @@ impl State {
     }
 
     /// Cancels all attempts of a task but `key`.
-    fn cancel_attempts(&mut self, seq: JobSeq, key: &TaskKey, out: &mut Vec<Effect>) {
+    pub(crate) fn cancel_attempts(&mut self, seq: JobSeq, key: &TaskKey, out: &mut Vec<Effect>) {
         let Some(job) = self.jobs.get_mut(&seq) else { return };
         let Some(stage) = job.stages.get_mut(&key.stage) else { return };
         let others: Vec<_> = stage
@@ -105,7 +105,7 @@ impl State {
     }
 
     /// Gives a task's slots back to its executor and takes them off its job's share.
-    fn release(&mut self, life: Life, key: &TaskKey) -> Option<Held> {
+    pub(crate) fn release(&mut self, life: Life, key: &TaskKey) -> Option<Held> {
         let held = self.executors.release(life, key)?;
         if let Some(job) = self.jobs.get_mut(&held.job) {
             job.slots -= u64::from(held.slots);
@@ -115,9 +115,9 @@ impl State {
     }
 
     /// A cancelled task ended with an output: if its stage or job was freed meanwhile, that was before the output was.
-    fn free_late_output(&self, life: Life, key: &TaskKey, held: Held, out: &mut Vec<Effect>) {
+    fn free_late_output(&self, life: Life, key: &TaskKey, out: &mut Vec<Effect>) {
         let Some((executor, incarnation)) = self.executors.get(life).map(|executor| executor.address()) else { return };
-        if self.jobs.contains_key(&held.job) {
+        if self.by_id.contains_key(&key.job) {
             // The executor throws the output away when it hears of the cancellation, also after the task's end.
             out.push(Effect::CancelTask { task: key.clone(), executor, incarnation });
         } else {

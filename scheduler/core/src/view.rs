@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Read-only snapshots: what a client, a command line or a user interface shows.
 
-use ballista_core::{ClassifiedError, ExecutorId, Incarnation, JobId, StageId};
+use ballista_core::{ClassifiedError, ExecutorId, Incarnation, JobId, StageId, TaskKey};
 
 use crate::event::{Instant64, OutputStats};
 use crate::executors::{Executor, Pool};
@@ -258,6 +258,12 @@ impl State {
     /// Whether a job is not ended: it runs, or its results are kept for the client.
     pub fn is_live(&self, id: &JobId) -> bool {
         self.by_id.contains_key(id)
+    }
+
+    /// The partitions of a task; none if it is not known.
+    pub fn partitions(&self, task: &TaskKey) -> Vec<u32> {
+        let stage = self.by_id.get(&task.job).and_then(|seq| self.jobs.get(seq)?.stages.get(&task.stage));
+        stage.map_or(Vec::new(), |stage| stage.partitions_of(task.task).to_vec())
     }
 
     /// Counts the records of each kind; costs a walk over all of them.

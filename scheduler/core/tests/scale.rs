@@ -62,7 +62,7 @@ fn run(jobs: u32, maps: u32, reduces: u32, local: u32) -> Run {
     let now = Instant64(0);
     for number in 0..EXECUTORS {
         let executor = ExecutorId::new(format!("e{number}")).unwrap();
-        state.step(Event::ExecutorJoined { executor, incarnation: Incarnation(1), slots: SLOTS }, now);
+        state.step(Event::ExecutorJoined { executor, incarnation: Incarnation(1), slots: SLOTS, held: vec![] }, now);
     }
     let mut events = VecDeque::new();
     let ids: Vec<_> = (0..jobs).map(|job| JobId::new(format!("job-{job}")).unwrap()).collect();

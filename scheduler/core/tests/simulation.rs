@@ -24,7 +24,12 @@ const QUIET: Mix = Mix {
     cancel: 0,
     done: 0,
     garbage: 0,
+    away: 0,
+    crash: 0,
 };
+
+const CRASHES: Mix =
+    Mix { crash: 3, away: 6, join: 6, lose: 1, silence: 3, fail: 1, repeat: 5, done: 2, cancel: 1, ..QUIET };
 
 /// Runs 5,000 histories, prints what they came to, and fails with the shortest one that breaks a promise.
 fn simulate(mix: Mix) -> [u64; 3] {
@@ -78,4 +83,26 @@ fn clients_may_cancel_and_leave_at_any_time() {
     let mix = Mix { cancel: 5, done: 5, fail: 1, repeat: 5, silence: 2, lose: 1, restart: 1, drain: 1, ..QUIET };
     let [finished, failed, cancelled] = simulate(mix);
     assert!(finished > 1_000 && failed > 1_000 && cancelled > 1_000);
+}
+
+#[test]
+fn connections_may_break_and_come_back() {
+    let mix = Mix { away: 12, join: 4, lose: 1, silence: 3, fail: 1, repeat: 3, done: 2, ..QUIET };
+    let [finished, failed, _] = simulate(mix);
+    assert!(finished > 1_000 && failed > 100);
+}
+
+#[test]
+fn the_scheduler_may_die_at_any_time() {
+    let [finished, failed, _] = simulate(CRASHES);
+    assert!(finished > 1_000 && failed > 100);
+}
+
+/// Replays one history: `SCRIPT=1,2,3 TRACE=1 cargo test --test simulation replay -- --ignored --nocapture`.
+#[test]
+#[ignore = "for debugging"]
+fn replay() {
+    let script = std::env::var("SCRIPT").unwrap();
+    let script: Vec<u64> = script.split(',').map(|number| number.trim().parse().unwrap()).collect();
+    World::run(&script, CRASHES).unwrap();
 }

@@ -32,7 +32,11 @@ Examples:
 Every option is also an environment variable, BALLISTA_SCHEDULER_BIND_PORT for --bind-port, and a key in the TOML file
 of --config, bind-port = 50050. A flag goes before the environment, the environment before the file.
 
-Stops cleanly on SIGTERM and Ctrl-C: running queries fail with an error that says so, executors are told.";
+  Queries that survive the scheduler: kill it, start it again, and they go on.
+    ballista-scheduler --state-dir /var/lib/ballista
+
+Stops cleanly on SIGTERM and Ctrl-C. Running queries go on with the next scheduler if there is a state directory; otherwise
+they fail with an error that says so.";
 
 /// Options as given, on the command line with the environment, or in a file.
 #[derive(Debug, Clone, Default, PartialEq, Parser, Deserialize)]
@@ -71,6 +75,26 @@ pub struct Options {
     /// Part of a stage that must be done before its tasks count as late [default: 0.75]
     #[arg(long, value_name = "PART", env = "BALLISTA_SCHEDULER_SPECULATION_QUANTILE")]
     pub speculation_quantile: Option<f64>,
+    /// Directory for what is needed to go on after this process dies: running queries, results that wait for their clients.
+    /// One scheduler owns it [default: none, queries end with the process]
+    #[arg(long, value_name = "DIR", env = "BALLISTA_SCHEDULER_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// If the state directory is damaged, move its content aside and start without the jobs it knew
+    #[arg(
+        long,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        env = "BALLISTA_SCHEDULER_DISCARD_DAMAGED_STATE"
+    )]
+    pub discard_damaged_state: Option<bool>,
+    /// How long a query waits for its client after their connection broke, before it is cancelled [default: 30]
+    #[arg(long, value_name = "SECONDS", env = "BALLISTA_SCHEDULER_CLIENT_GRACE_SECONDS")]
+    pub client_grace_seconds: Option<u64>,
+    /// How long results of detached queries, and of those with an idempotency key, are kept [default: 900]
+    #[arg(long, value_name = "SECONDS", env = "BALLISTA_SCHEDULER_RESULT_TTL_SECONDS")]
+    pub result_ttl_seconds: Option<u64>,
     /// A session of SQL text without a statement for this long is closed [default: 3600]
     #[arg(long, value_name = "SECONDS", env = "BALLISTA_SCHEDULER_SESSION_IDLE")]
     pub session_idle: Option<u64>,
@@ -116,6 +140,14 @@ pub struct Settings {
     pub no_executor_wait: Duration,
     /// Retries and second attempts.
     pub limits: Limits,
+    /// Where state survives the process.
+    pub state_dir: Option<PathBuf>,
+    /// Whether damaged state is moved aside.
+    pub discard_damaged_state: bool,
+    /// How long queries wait for their clients.
+    pub client_grace: Duration,
+    /// How long results wait.
+    pub result_ttl: Duration,
     /// How long sessions of SQL text may be idle.
     pub session_idle: Duration,
     /// Whether there are such sessions.
@@ -144,6 +176,10 @@ impl Options {
             max_task_failures: self.max_task_failures.or(other.max_task_failures),
             speculation_multiplier: self.speculation_multiplier.or(other.speculation_multiplier),
             speculation_quantile: self.speculation_quantile.or(other.speculation_quantile),
+            state_dir: self.state_dir.or(other.state_dir),
+            discard_damaged_state: self.discard_damaged_state.or(other.discard_damaged_state),
+            client_grace_seconds: self.client_grace_seconds.or(other.client_grace_seconds),
+            result_ttl_seconds: self.result_ttl_seconds.or(other.result_ttl_seconds),
             session_idle: self.session_idle.or(other.session_idle),
             no_sql_sessions: self.no_sql_sessions.or(other.no_sql_sessions),
             log_level: self.log_level.or(other.log_level),
@@ -180,6 +216,10 @@ impl Options {
             lease: Duration::from_secs(self.lease_seconds.unwrap_or(10)),
             heartbeat: self.heartbeat_millis.map(Duration::from_millis),
             no_executor_wait: Duration::from_secs(self.no_executor_wait_seconds.unwrap_or(30)),
+            state_dir: self.state_dir,
+            discard_damaged_state: self.discard_damaged_state.unwrap_or(false),
+            client_grace: Duration::from_secs(self.client_grace_seconds.unwrap_or(30)),
+            result_ttl: Duration::from_secs(self.result_ttl_seconds.unwrap_or(900)),
             session_idle: Duration::from_secs(self.session_idle.unwrap_or(3600)),
             sql_sessions: !self.no_sql_sessions.unwrap_or(false),
             log_level: self.log_level.unwrap_or_else(|| "info".to_owned()),
@@ -194,8 +234,15 @@ impl Settings {
             .limits(self.limits.clone())
             .lease(self.lease)
             .no_executor_wait(self.no_executor_wait)
+            .client_grace(self.client_grace)
+            .result_ttl(self.result_ttl)
+            .discard_damaged_state(self.discard_damaged_state)
             .session_idle(self.session_idle)
             .sql_sessions(self.sql_sessions);
+        let builder = match &self.state_dir {
+            Some(dir) => builder.state_dir(dir),
+            None => builder,
+        };
         match self.heartbeat {
             Some(heartbeat) => builder.heartbeat(heartbeat),
             None => builder,

@@ -9,7 +9,6 @@ use ballista_exchange::ExchangeError;
 use ballista_exchange::status::to_status;
 use ballista_proto as proto;
 use futures::Stream;
-use proto::job_event::Event;
 use tonic::Status;
 
 use super::check_versions;
@@ -17,29 +16,48 @@ use crate::error::{Result, SchedulerError};
 use crate::planner::PlanRequest;
 use crate::planning::explain::{ExplainFormat, ExplainStyle};
 use crate::shell::client::{ClientEvents, client_queue};
-use crate::shell::message::{Explanation, Message, ShellHandle, Submission};
+use crate::shell::message::{Connection, Explanation, Follower, Message, ShellHandle, Submission, Terms};
+
+/// A user's key of a job may be this long.
+const MAX_KEY_BYTES: usize = 256;
 
 /// Settings of one job; a session has about two hundred keys in all.
 const MAX_SETTINGS: usize = 4096;
 
 /// The events of one job. Ends after `failed`, and after `finished` if every part of the result came inline;
-/// otherwise it stays open while the client fetches, because dropping it frees the results.
+/// otherwise it stays open while the client fetches, because dropping it may free the results.
 pub struct ClientStream {
-    job: JobId,
+    connection: Connection,
     events: ClientEvents,
     shell: ShellHandle,
 }
 
-/// Submits a query.
+/// Submits a query, or follows the one of the same key.
 pub(crate) async fn execute(shell: &ShellHandle, request: proto::ExecuteRequest) -> Result<ClientStream> {
-    let plan = plan_request(request)?;
-    let job = JobId::random();
-    let (client, events) = client_queue();
-    client.send(Event::Accepted(proto::JobAccepted { job: job.to_string() }));
-    // Made before the submission, so that a client that leaves while the shell is busy is noticed too.
-    let stream = ClientStream { job: job.clone(), events, shell: shell.clone() };
-    shell.send(Message::Submit(Box::new(Submission { job, request: plan, client }))).await?;
+    let comes_back = !request.key.is_empty() || request.detached;
+    let record = comes_back.then(|| request.clone());
+    let (request, terms) = accept_request(request)?;
+    let (stream, follower) = follow(shell);
+    let submission = Submission { job: JobId::random(), request, terms, record, follower };
+    shell.send(Message::Submit(Box::new(submission))).await?;
     Ok(stream)
+}
+
+/// Follows a detached job.
+pub(super) async fn attach(shell: &ShellHandle, request: proto::AttachJobRequest) -> Result<ClientStream> {
+    check_versions("the client", request.protocol_version, datafusion::DATAFUSION_VERSION)?;
+    let job = JobId::new(&request.job)?;
+    let (stream, follower) = follow(shell);
+    let found = shell.ask(|reply| Message::Attach { job: job.clone(), follower, reply }).await?;
+    if found { Ok(stream) } else { Err(SchedulerError::Gone(format!("job {job}"))) }
+}
+
+/// Both ends of a client's stream. Made before anything is asked for, so that a client that leaves while the shell is busy
+/// is noticed too.
+fn follow(shell: &ShellHandle) -> (ClientStream, Follower) {
+    let (queue, events) = client_queue();
+    let connection = shell.connection();
+    (ClientStream { connection, events, shell: shell.clone() }, Follower { connection, queue })
 }
 
 /// Plans a query and shows how it would run.
@@ -55,7 +73,7 @@ pub(super) async fn explain(
         };
         let style = ExplainStyle { format, verbose: request.verbose };
         let query = request.query.ok_or_else(|| SchedulerError::Protocol("nothing to explain".to_owned()))?;
-        let request = plan_request(query)?;
+        let (request, _) = accept_request(query)?;
         shell.ask(|reply| Message::Explain(Box::new(Explanation { request, style, reply }))).await
     };
     match ask.await.map_err(|error: SchedulerError| error.to_status())? {
@@ -64,11 +82,17 @@ pub(super) async fn explain(
     }
 }
 
-fn plan_request(request: proto::ExecuteRequest) -> Result<PlanRequest> {
+/// A request that makes sense.
+pub(crate) fn accept_request(request: proto::ExecuteRequest) -> Result<(PlanRequest, Terms)> {
     check_versions("the client", request.protocol_version, &request.datafusion_version)?;
     let proto::ExecuteRequest { session_id, plan, settings, analyze, keep, stores, .. } = request;
+    let proto::ExecuteRequest { key, key_is_users, detached, schema, .. } = request;
+    if key.len() > MAX_KEY_BYTES {
+        return Err(SchedulerError::Protocol(format!("a key of {} bytes; {MAX_KEY_BYTES} will do", key.len())));
+    }
     let settings = check_settings(settings)?;
-    Ok(PlanRequest { session_id, settings, plan, analyze, keep, stores })
+    let terms = Terms { key, key_is_users, detached, schema };
+    Ok((PlanRequest { session_id, settings, plan, analyze, keep, stores }, terms))
 }
 
 /// Settings as pairs, unless they are absurdly many.
@@ -90,7 +114,7 @@ impl Stream for ClientStream {
 impl Drop for ClientStream {
     fn drop(&mut self) {
         if !self.events.is_over() {
-            self.shell.notify(Message::ClientGone(self.job.clone()));
+            self.shell.notify(Message::ClientGone(self.connection));
         }
     }
 }

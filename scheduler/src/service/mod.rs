@@ -50,6 +50,7 @@ struct SchedulerService {
 #[async_trait]
 impl Api for SchedulerService {
     type ExecuteStream = ClientStream;
+    type AttachJobStream = ClientStream;
     type ExecuteStatementStream = Events;
     type GetStagePlanStream = PlanStream;
     type SessionStream = Empty<Result<proto::SchedulerMessage, Status>>;
@@ -57,6 +58,21 @@ impl Api for SchedulerService {
     async fn execute(&self, request: Request<proto::ExecuteRequest>) -> Reply<ClientStream> {
         let stream = execute::execute(&self.shell, request.into_inner()).await;
         stream.map(Response::new).map_err(|error| error.to_status())
+    }
+
+    async fn attach_job(&self, request: Request<proto::AttachJobRequest>) -> Reply<ClientStream> {
+        let stream = execute::attach(&self.shell, request.into_inner()).await;
+        stream.map(Response::new).map_err(|error| error.to_status())
+    }
+
+    async fn close_job(&self, request: Request<proto::CloseJobRequest>) -> Reply<proto::CloseJobResponse> {
+        let proto::CloseJobRequest { job, key } = request.into_inner();
+        let close = async {
+            let job = (!job.is_empty()).then(|| JobId::new(&job)).transpose()?;
+            self.shell.send(Message::Close { job, key }).await
+        };
+        close.await.map_err(|error: SchedulerError| error.to_status())?;
+        Ok(Response::new(proto::CloseJobResponse {}))
     }
 
     async fn explain_plan(&self, request: Request<proto::ExplainPlanRequest>) -> Reply<proto::ExplainPlanResponse> {

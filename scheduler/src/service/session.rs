@@ -1,14 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! An executor's session: registration first, then heartbeats and statuses in, launches and cancellations out.
 //!
-//! The session *is* the executor's membership: when either direction ends, or a message makes no sense, the
-//! incarnation is lost.
+//! When either direction ends, or a message makes no sense, the session is over; see `shell::presence` for what that means
+//! for the executor.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use ballista_exchange::ExecutorAddress;
 use ballista_exchange::wire::{failure_from_proto, task_key_from_proto};
 use ballista_proto as proto;
+use ballista_scheduler_core::{HeldState, HeldTask, OutputStats};
 use proto::executor_message::Message as FromExecutor;
 use proto::task_status::Status as Outcome;
 use tokio::sync::oneshot;
@@ -17,7 +19,7 @@ use tonic::Streaming;
 
 use super::check_versions;
 use crate::error::{Result, SchedulerError};
-use crate::shell::executors::{Life, Session, SessionEnd};
+use crate::shell::executors::{Life, Session, SessionEnd, SessionId};
 use crate::shell::message::{ExecutorMessage, Message, Registration, ShellHandle, TaskStatus};
 use crate::shell::outgoing::Outgoing;
 
@@ -36,9 +38,10 @@ pub(super) async fn open(
     let registration = registration(register)?;
     let life = (registration.address.executor.clone(), registration.address.incarnation);
     let (session, SessionEnd { messages, given_up }) = Session::new();
+    let id = session.id;
     let registration = Box::new(registration);
     shell.ask(|reply| Message::Register { registration, session, reply }).await??;
-    tokio::spawn(listen(shell.clone(), life, incoming, given_up));
+    tokio::spawn(listen(shell.clone(), life, id, incoming, given_up));
     Ok(ReceiverStream::new(messages))
 }
 
@@ -46,7 +49,24 @@ fn registration(register: proto::Register) -> Result<Registration> {
     let address = register.address.ok_or_else(|| SchedulerError::Protocol("executor without an address".to_owned()))?;
     let address = ExecutorAddress::from_proto(&address)?;
     check_versions(&format!("executor {address}"), register.protocol_version, &register.datafusion_version)?;
+    let (mut held, mut outputs) = (Vec::with_capacity(register.held.len()), HashMap::new());
+    for task in register.held {
+        let missing = || SchedulerError::Protocol("a held task without a key".to_owned());
+        let key = task_key_from_proto(&task.task.ok_or_else(missing)?)?;
+        let state = match task.finished {
+            None => HeldState::Running { streaming: task.streaming },
+            Some(output) => {
+                let stats = OutputStats { rows: output.rows, bytes: output.bytes };
+                let state = HeldState::Finished { output: stats, delivered: output.is_inline };
+                outputs.insert(key.clone(), output);
+                state
+            }
+        };
+        held.push(HeldTask { task: key, partitions: task.partitions, slots: task.slots, state });
+    }
     Ok(Registration {
+        held,
+        outputs,
         address,
         fingerprint: register.hash_fingerprint,
         slots: register.slots,
@@ -58,6 +78,7 @@ fn registration(register: proto::Register) -> Result<Registration> {
 async fn listen(
     shell: ShellHandle,
     life: Life,
+    session: SessionId,
     mut incoming: Streaming<proto::ExecutorMessage>,
     mut given_up: oneshot::Receiver<()>,
 ) {
@@ -81,7 +102,7 @@ async fn listen(
         }
     };
     // A scheduler that stops has given up all sessions.
-    let _ = shell.send(Message::SessionClosed { life, reason }).await;
+    let _ = shell.send(Message::SessionClosed { life, session, reason }).await;
 }
 
 fn executor_message(message: proto::ExecutorMessage) -> Result<ExecutorMessage> {

@@ -9,11 +9,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use ballista_core::ClassifiedError;
-use ballista_exchange::wire::failure_to_proto;
 use ballista_proto as proto;
 use parking_lot::Mutex;
 use proto::job_event::Event;
+
+use super::message::{Connection, Follower};
 
 #[derive(Default)]
 struct Shared {
@@ -48,11 +48,6 @@ impl ClientQueue {
         });
     }
 
-    /// Adds the event that ends a job without results.
-    pub(crate) fn fail(&self, error: &ClassifiedError) {
-        self.send(Event::Failed(failure_to_proto(error)));
-    }
-
     /// Replaces the progress that was not read yet.
     pub(crate) fn set_progress(&self, progress: proto::JobProgress) {
         self.change(|shared| shared.progress = Some(progress));
@@ -66,6 +61,35 @@ impl ClientQueue {
         if let Some(waker) = waker {
             waker.wake();
         }
+    }
+}
+
+/// The clients that follow a job: one, or none, or for a moment the same one twice, because the end of a broken connection
+/// is heard of late.
+#[derive(Default)]
+pub(crate) struct Clients(Vec<Follower>);
+
+impl Clients {
+    pub(crate) fn add(&mut self, follower: Follower) {
+        self.0.push(follower);
+    }
+
+    /// Whether this was the last one.
+    pub(crate) fn remove(&mut self, connection: Connection) -> bool {
+        let before = self.0.len();
+        self.0.retain(|follower| follower.connection != connection);
+        before > 0 && self.0.is_empty()
+    }
+
+    pub(crate) fn send(&self, event: Event) {
+        if let Some((last, others)) = self.0.split_last() {
+            others.iter().for_each(|follower| follower.queue.send(event.clone()));
+            last.queue.send(event);
+        }
+    }
+
+    pub(crate) fn set_progress(&self, progress: proto::JobProgress) {
+        self.0.iter().for_each(|follower| follower.queue.set_progress(progress));
     }
 }
 
@@ -118,7 +142,7 @@ mod tests {
         assert!(next(&events).is_pending());
         queue.set_progress(progress(1));
         queue.set_progress(progress(2));
-        queue.send(Event::Accepted(proto::JobAccepted { job: "j".into() }));
+        queue.send(Event::Accepted(proto::JobAccepted { job: "j".into(), ..Default::default() }));
         assert!(matches!(next(&events), Poll::Ready(Some(Event::Accepted(_)))));
         assert_eq!(next(&events), Poll::Ready(Some(Event::Progress(progress(2)))));
         assert!(next(&events).is_pending());

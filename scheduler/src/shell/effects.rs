@@ -5,7 +5,7 @@ use ballista_core::{ClassifiedError, ErrorClass, JobId, TaskKey};
 use ballista_exchange::Ticket;
 use ballista_exchange::wire::task_key_to_proto;
 use ballista_proto as proto;
-use ballista_scheduler_core::{Effect, Event};
+use ballista_scheduler_core::{Effect, Event, Instant64};
 use proto::job_event::Event as ToClient;
 use proto::scheduler_message::Message as ToExecutor;
 use tracing::{debug, info};
@@ -26,9 +26,10 @@ impl Shell {
             Effect::Launch { task, executor, incarnation, .. } => {
                 (Some(task.job.clone()), Some((task.clone(), (executor.clone(), *incarnation))))
             }
-            Effect::CancelTask { task, .. } | Effect::StreamReady { task, .. } | Effect::Commit { task, .. } => {
-                (Some(task.job.clone()), None)
-            }
+            Effect::CancelTask { task, .. }
+            | Effect::StreamReady { task, .. }
+            | Effect::Adopted { task, .. }
+            | Effect::Commit { task, .. } => (Some(task.job.clone()), None),
             Effect::Plan { job, .. }
             | Effect::ReleaseStage { job, .. }
             | Effect::ResetStage { job, .. }
@@ -52,10 +53,17 @@ impl Shell {
     fn apply(&mut self, effect: Effect) {
         match effect {
             Effect::Plan { job, reason } => self.plan(&job, reason),
-            Effect::Launch { task, executor, incarnation, partitions, .. } => {
+            Effect::Launch { task, executor, incarnation, partitions, slots } => {
                 let life = (executor, incarnation);
-                if let Err(problem) = self.launch(&task, &life, partitions) {
+                if let Err(problem) = self.launch(&task, &life, partitions, slots) {
                     self.launch_failed(task, life, &problem);
+                }
+            }
+            Effect::Adopted { task, executor, incarnation, partitions } => {
+                let life = (executor, incarnation);
+                if let Err(problem) = self.adopted(&task, &life, &partitions) {
+                    let message = format!("task {task} of executor {} cannot be taken over: {problem}", life.0);
+                    self.fail(&task.job, &ClassifiedError::new(ErrorClass::Deterministic, message));
                 }
             }
             Effect::CancelTask { task, executor, incarnation } => {
@@ -65,6 +73,12 @@ impl Shell {
                 }
                 let cancel = proto::CancelTask { task: Some(task_key_to_proto(&task)) };
                 self.send(&(executor, incarnation), ToExecutor::Cancel(cancel));
+            }
+            Effect::Commit { task, executor, incarnation } if self.journal_failed(&task.job) => {
+                let message =
+                    "what the query has written cannot be published: the scheduler's journal cannot be written";
+                let error = ClassifiedError::new(ErrorClass::Deterministic, message);
+                self.events.push_back(Event::CommitFailed { task, executor, incarnation, error });
             }
             Effect::Commit { task, executor, incarnation } => {
                 let commit = proto::CommitTask { task: Some(task_key_to_proto(&task)) };
@@ -86,7 +100,9 @@ impl Shell {
                     record.tasks.clear();
                     record.located = None;
                     record.outputs = super::outputs::StageOutputs::default();
+                    record.attempt = attempt + 1;
                 }
+                self.write_reset(&job, stage, attempt + 1);
                 for life in executors {
                     let free = proto::FreeStage { job: job.to_string(), stage: stage.0, stage_attempt: attempt };
                     self.send(&life, ToExecutor::FreeStage(free));
@@ -108,30 +124,37 @@ impl Shell {
                 info!(%job, "parts of the result were lost: the job goes on");
                 if let Some(record) = self.jobs.get_mut(&job).filter(|record| record.end == Some(End::Finished)) {
                     record.end = None;
+                    record.finished_at = None;
+                    record.last_events.clear();
                 }
             }
             Effect::FreeJob { job, executors } => {
                 for life in executors {
                     self.send(&life, ToExecutor::FreeJob(proto::FreeJob { job: job.to_string() }));
                 }
-                self.forget(&job, "cancelled");
+                // An executor may hold something of a job that goes on under this id, or is over and kept for its client.
+                let is_known = self.jobs.get(&job).is_some_and(|record| record.in_core);
+                if is_known && !self.state.is_live(&job) {
+                    self.forget(&job, "cancelled");
+                }
             }
             Effect::JobFinished { job } => self.job_finished(&job),
             Effect::JobFailed { job, error } => {
                 info!(%job, class = %error.class, message = %error.message, "job failed");
                 if let Some(record) = self.jobs.get_mut(&job) {
-                    record.fail(&error);
+                    record.fail(&job, &error);
                 }
             }
             Effect::JobCancelled { job } => {
                 info!(%job, "job cancelled");
                 if let Some(record) = self.jobs.get_mut(&job) {
-                    record.cancelled();
+                    record.cancelled(&job);
                 }
             }
             Effect::FenceExecutor { executor, incarnation } => {
                 let life = (executor, incarnation);
                 if let Some(gone) = self.executors.remove(&life) {
+                    self.write_executor(&life);
                     self.jobs.values_mut().for_each(|job| job.lose_tasks(&life));
                     for other in self.executors.lives() {
                         self.send(&other, ToExecutor::PeerLost(proto::PeerLost { incarnation: incarnation.0 }));
@@ -139,13 +162,13 @@ impl Shell {
                     let reason = "this incarnation is no longer part of the cluster; register as a new one";
                     // Its queue may be closed or full; the end of the stream says the same.
                     let fenced = ToExecutor::Fenced(proto::Fenced { reason: reason.to_owned() });
-                    let _ = gone.session.send(Outgoing::Message(fenced));
+                    let _ = gone.session.map(|session| session.send(Outgoing::Message(fenced)));
                 }
             }
         }
     }
 
-    fn launch(&mut self, task: &TaskKey, life: &Life, partitions: Vec<u32>) -> Result<(), String> {
+    fn launch(&mut self, task: &TaskKey, life: &Life, partitions: Vec<u32>, slots: u32) -> Result<(), String> {
         let job = self.jobs.get_mut(&task.job).ok_or("its job is gone")?;
         let stage = job.stages.get(&task.stage).ok_or("its stage is unknown")?;
         let launch = proto::Launch {
@@ -157,6 +180,7 @@ impl Shell {
             partitions,
             metrics: job.analysis.is_some(),
             stores: job.stores.clone(),
+            slots,
         };
         let inputs = job.inputs_of(stage).ok_or("an input of its stage is not finished")?;
         debug!(%task, executor = %life.0, partitions = launch.partitions.len(), "task launched");
@@ -172,6 +196,20 @@ impl Shell {
         }
         self.send_outgoing(life, Outgoing::Launch(launch, inputs));
         Ok(())
+    }
+
+    /// A task of before a restart counts: remembers it as if it had been launched, and its output.
+    fn adopted(&mut self, task: &TaskKey, life: &Life, partitions: &[u32]) -> Result<(), String> {
+        let output = self.brought.remove(task);
+        debug!(%task, executor = %life.0, finished = output.is_some(), "task taken over");
+        let job = self.jobs.get_mut(&task.job).ok_or("its job is gone")?;
+        let stage = job.stages.get_mut(&task.stage).ok_or("its stage is unknown")?;
+        let first_partition = partitions.first().copied().unwrap_or(0);
+        let (life_of_task, stage_attempt) = (life.clone(), task.stage_attempt);
+        let record =
+            Task { life: life_of_task, stage_attempt, first_partition, phase: TaskPhase::Running, inline: None };
+        stage.tasks.insert((task.task, task.attempt), record);
+        output.map_or(Ok(()), |output| job.take_output(task, life, output))
     }
 
     /// The executor never heard of the task: gives its slots back, and ends its job.
@@ -193,21 +231,17 @@ impl Shell {
             ..Default::default()
         };
         match (record.inline.take(), self.executors.get(life)) {
-            (Some(rows), _) => {
-                part.inline = rows;
-                job.remote_parts.remove(&task.task);
-            }
+            (Some(rows), _) => part.inline = rows,
             (None, Some(executor)) => {
                 let ticket = Ticket::result(life.1, task.clone());
                 part.ticket = self.config.ticket_key.sign(&ticket.to_proto());
                 part.location = Some(executor.address.to_proto());
-                job.remote_parts.insert(task.task);
             }
             // Its loss is among the events that wait.
             (None, None) => return,
         }
-        job.parts.insert(task.task);
-        job.client.send(ToClient::Result(part));
+        job.parts.insert(task.task, part.clone());
+        job.clients.send(ToClient::Result(part));
     }
 
     fn job_finished(&mut self, id: &JobId) {
@@ -217,12 +251,13 @@ impl Shell {
             Ok(bytes) => bytes,
             Err(problem) => {
                 let message = format!("the rows of job {id} cannot be kept: {problem}");
-                job.fail(&ClassifiedError::new(ErrorClass::Infra, message));
+                job.fail(id, &ClassifiedError::new(ErrorClass::Infra, message));
                 self.events.push_back(Event::ClientDone { job: id.clone() });
                 return;
             }
         };
         job.end = Some(End::Finished);
+        job.finished_at = Some(Instant64(u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)));
         let is_kept = kept_bytes.is_some();
         let count = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
         let finished = proto::JobFinished {
@@ -234,26 +269,28 @@ impl Shell {
             kept_bytes: kept_bytes.unwrap_or_default(),
         };
         info!(job = %id, stages = finished.stages, tasks = finished.tasks, rows = finished.rows, "job finished");
-        if let Some(analysis) = &job.analysis {
-            job.client.send(ToClient::Analysis(analysis.to_proto()));
+        if let Some(analysis) = job.analysis.as_ref().map(|analysis| analysis.to_proto()) {
+            job.send_last(id, ToClient::Analysis(analysis));
         }
-        job.client.send(ToClient::Finished(finished));
+        job.send_last(id, ToClient::Finished(finished));
         job.planning = super::job::Planning { complete: true, ..Default::default() };
         if is_kept {
             // Nothing is launched any more, and the plan may hold the rows that are kept.
             self.plans.remove_job(id);
-        }
-        if job.remote_parts.is_empty() && !is_kept {
-            // The client has everything.
+        } else if !job.has_remote_parts() {
+            // All rows are here; what has to be kept for clients is kept in memory and in the journal.
             self.events.push_back(Event::ClientDone { job: id.clone() });
+        }
+        if is_kept {
+            self.import_kept(id);
         }
     }
 
-    /// Drops the record of a job, and with it everything that was kept for it.
+    /// Drops the record of a job, and with it everything that was kept for it but its end, if somebody may come for that.
     pub(super) fn forget(&mut self, id: &JobId, state: &'static str) {
         self.plans.remove_job(id);
         self.progress_due.remove(id);
-        let Some(job) = self.jobs.remove(id) else { return };
+        let Some(mut job) = self.jobs.remove(id) else { return };
         let mut info = self.job_info(id, &job);
         if job.end.is_none() {
             info.state = state.to_owned();
@@ -262,5 +299,6 @@ impl Shell {
         while self.ended.len() > ENDED_JOBS {
             self.ended.pop_front();
         }
+        self.keep_end(id, &mut job);
     }
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What the shell keeps of connected executors: addresses, session queues, acknowledgements.
 //!
-//! *Invariant:* one incarnation has one session. When its stream ends, the incarnation is over; an executor whose
-//! connection broke comes back as a new one. Nothing that was sent can then be lost without the core knowing, which is
-//! why there is no grace period: in it, new tasks would be sent to a process that is most likely dead.
+//! *Invariant:* one incarnation has one session at a time. While it has none, it gets no tasks; what is sent to it then is
+//! lost, and so may be what was sent last. Both are made good when it is back, because it says all that it has.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ballista_core::{ExecutorId, Incarnation};
 use ballista_exchange::ExecutorAddress;
@@ -24,8 +24,13 @@ const QUEUE: usize = 4096;
 /// One incarnation of an executor.
 pub(crate) type Life = (ExecutorId, Incarnation);
 
+/// Number of a session stream; never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SessionId(u64);
+
 /// The shell's end of a session stream.
 pub(crate) struct Session {
+    pub(crate) id: SessionId,
     queue: mpsc::Sender<Outgoing>,
     /// Dropped with the session, which stops the task that reads from the executor.
     _open: oneshot::Sender<()>,
@@ -41,9 +46,11 @@ pub(crate) struct SessionEnd {
 
 impl Session {
     pub(crate) fn new() -> (Self, SessionEnd) {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let (queue, messages) = mpsc::channel(QUEUE);
         let (open, given_up) = oneshot::channel();
-        (Self { queue, _open: open }, SessionEnd { messages, given_up })
+        let id = SessionId(NEXT.fetch_add(1, Ordering::Relaxed));
+        (Self { id, queue, _open: open }, SessionEnd { messages, given_up })
     }
 
     /// Queues a message; an error says why the executor counts as lost.
@@ -58,7 +65,8 @@ impl Session {
 /// A connected executor.
 pub(crate) struct Executor {
     pub(crate) address: ExecutorAddress,
-    pub(crate) session: Session,
+    /// `None` while its connection is broken: what is sent then is lost, and made good when it is back.
+    pub(crate) session: Option<Session>,
     pub(crate) draining: bool,
     slots: u32,
     memory_bytes: u64,
@@ -77,20 +85,30 @@ pub(crate) struct Executors {
 }
 
 impl Executors {
-    /// Adds an executor; refuses one whose hash functions differ from those already here.
-    pub(crate) fn join(&mut self, registration: Registration, session: Session) -> Result<Life> {
-        let Registration { address, fingerprint, slots, memory_bytes } = registration;
+    /// The connection of an executor is gone; it may come back.
+    pub(crate) fn set_away(&mut self, life: &Life) {
+        if let Some(executor) = self.lives.get_mut(life) {
+            executor.session = None;
+        }
+    }
+
+    /// Adds an executor, or connects one again; refuses one whose hash functions differ from those already here.
+    pub(crate) fn join(&mut self, registration: &Registration, session: Session) -> Result<Life> {
+        let Registration { address, fingerprint, slots, memory_bytes, .. } = registration;
         match self.fingerprint {
-            Some(ours) if ours != fingerprint => {
+            Some(ours) if ours != *fingerprint => {
                 return Err(SchedulerError::Refused(format!(
                     "the hash fingerprint of {address} is {fingerprint:016x}, that of the cluster {ours:016x}: rows of \
                      one key would go to different tasks; run the same build on the same kind of processor everywhere"
                 )));
             }
-            _ => self.fingerprint = Some(fingerprint),
+            _ => self.fingerprint = Some(*fingerprint),
         }
         let life = (address.executor.clone(), address.incarnation);
-        let executor = Executor { address, session, draining: false, slots, memory_bytes, taken: 0 };
+        // One that is back has told us of some of its statuses.
+        let taken = self.lives.get(&life).map_or(0, |executor| executor.taken);
+        let (address, slots, memory_bytes) = (address.clone(), *slots, *memory_bytes);
+        let executor = Executor { address, session: Some(session), draining: false, slots, memory_bytes, taken };
         self.lives.insert(life.clone(), executor);
         Ok(life)
     }
@@ -152,7 +170,8 @@ impl Executors {
         for life in self.ack_due.drain(..) {
             let Some(executor) = self.lives.get(&life) else { continue };
             let ack = proto::StatusAck { sequence: executor.taken };
-            if let Err(reason) = executor.session.send(Outgoing::Message(Message::Ack(ack))) {
+            let session = executor.session.as_ref();
+            if let Some(Err(reason)) = session.map(|session| session.send(Outgoing::Message(Message::Ack(ack)))) {
                 lost.push((life, reason));
             }
         }
@@ -162,6 +181,6 @@ impl Executors {
 
 impl Executor {
     fn runs_tasks(&self) -> bool {
-        self.slots > 0 && !self.draining
+        self.slots > 0 && !self.draining && self.session.is_some()
     }
 }

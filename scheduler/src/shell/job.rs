@@ -3,17 +3,19 @@
 //!
 //! A record lives from the submission until the core says `FreeJob`, and everything of the job goes with it.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use ballista_core::{ClassifiedError, ErrorClass, JobId, StageId, TaskId, TaskKey};
+use ballista_exchange::wire::failure_to_proto;
 use ballista_proto as proto;
 use ballista_scheduler_core::{Instant64, JobState, JobView, OutputStats, StageFinished, TaskOutput};
 use prost::bytes::Bytes;
+use proto::job_event::Event as ToClient;
 
 use super::analysis::Analysis;
-use super::client::ClientQueue;
+use super::client::Clients;
 use super::executors::{Executors, Life};
-use super::message::Submission;
+use super::message::{Follower, Terms};
 use super::outgoing::EncodedInput;
 use super::outputs::StageOutputs;
 use crate::planner::{PlanRequest, Planner};
@@ -28,7 +30,23 @@ pub(crate) struct Job {
     /// Likewise.
     pub(crate) stores: Vec<proto::ObjectStore>,
     pub(crate) session_id: String,
-    pub(crate) client: ClientQueue,
+    pub(crate) clients: Clients,
+    pub(crate) terms: Terms,
+    /// Its records are in the journal.
+    pub(crate) is_journalled: bool,
+    /// It is of before a restart, and what counts of its result is not known yet; clients that wait for that.
+    pub(crate) is_restoring: bool,
+    pub(crate) attaching: Vec<Follower>,
+    /// Its client wants nothing more of it.
+    pub(crate) is_closed: bool,
+    /// Clients were told that it is accepted.
+    pub(crate) accepted: bool,
+    /// Since when nobody follows it.
+    pub(crate) left: Option<Instant64>,
+    /// When its results were complete.
+    pub(crate) finished_at: Option<Instant64>,
+    /// Some of what it writes may be published.
+    pub(crate) publishing: bool,
     pub(crate) planning: Planning,
     pub(crate) stages: BTreeMap<StageId, Stage>,
     pub(crate) submitted: Instant64,
@@ -38,9 +56,10 @@ pub(crate) struct Job {
     pub(crate) end: Option<End>,
     /// Why it is being cancelled, for the client.
     pub(crate) cancel_reason: Option<String>,
-    /// Tasks of whose rows the client was told, and those of them whose rows it fetches itself.
-    pub(crate) parts: HashSet<TaskId>,
-    pub(crate) remote_parts: HashSet<TaskId>,
+    /// What clients were told of the result, by task.
+    pub(crate) parts: BTreeMap<TaskId, proto::ResultPart>,
+    /// What they were told at its end, for those that come later.
+    pub(crate) last_events: Vec<ToClient>,
     /// Bytes that stages wrote for other stages.
     pub(crate) bytes_exchanged: u64,
     /// Its rows stay in the executors until the client leaves.
@@ -79,11 +98,15 @@ pub(crate) struct Planning {
     pub(crate) due: VecDeque<(StageId, StageResult)>,
     /// Nothing is left to plan.
     pub(crate) complete: bool,
+    /// Steps in the journal.
+    pub(crate) steps: u32,
 }
 
 /// A planned stage.
 pub(crate) struct Stage {
     pub(crate) is_final: bool,
+    /// How often the whole stage was started before.
+    pub(crate) attempt: u32,
     /// It stands for the rows that another job has kept, and the core knows nothing of it.
     pub(crate) is_import: bool,
     pub(crate) ordered: bool,
@@ -124,20 +147,28 @@ pub(crate) enum TaskPhase {
 }
 
 impl Job {
-    pub(crate) fn new(submission: Submission, submitted: Instant64) -> (JobId, Self) {
-        let Submission { job: id, request, client } = submission;
+    pub(crate) fn new(request: PlanRequest, terms: Terms, submitted: Instant64) -> Self {
         let setting = |wanted: &str| {
             request.settings.iter().rev().find(|(key, _)| key == wanted).map(|(_, value)| value.as_str())
         };
         let to_proto = |(key, value): &(String, String)| proto::Setting { key: key.clone(), value: value.clone() };
-        let job = Self {
+        Self {
             name: setting("ballista.job.name").unwrap_or_default().to_owned(),
             // A weight that is no number fails the job when it is planned.
             weight: setting("ballista.job.weight").and_then(|weight| weight.parse().ok()).unwrap_or(1),
             settings: request.settings.iter().map(to_proto).collect(),
             stores: request.stores.clone(),
             session_id: request.session_id.clone(),
-            client,
+            clients: Clients::default(),
+            terms,
+            is_journalled: false,
+            is_restoring: false,
+            attaching: Vec::new(),
+            is_closed: false,
+            accepted: false,
+            left: None,
+            finished_at: None,
+            publishing: false,
             analysis: request.analyze.then(Box::default),
             keeps_rows: request.keep,
             kept: None,
@@ -147,12 +178,45 @@ impl Job {
             in_core: false,
             end: None,
             cancel_reason: None,
-            parts: HashSet::new(),
-            remote_parts: HashSet::new(),
+            parts: BTreeMap::new(),
+            last_events: Vec::new(),
             bytes_exchanged: 0,
             progress_sent: submitted,
-        };
-        (id, job)
+        }
+    }
+
+    /// Tells clients that the job is accepted, unless they know.
+    pub(crate) fn accept(&mut self, id: &JobId) {
+        if !std::mem::replace(&mut self.accepted, true) {
+            self.clients.send(ToClient::Accepted(proto::JobAccepted { job: id.to_string(), ..Default::default() }));
+        }
+    }
+
+    /// A client follows the job from now on, which others may have followed before.
+    pub(crate) fn attach(&mut self, id: &JobId, follower: Follower) {
+        let tasks = self.parts.keys().map(|task| task.0).collect();
+        if self.terms.detached {
+            follower.queue.send(ToClient::Schema(self.terms.schema.clone()));
+        }
+        follower.queue.send(ToClient::Accepted(proto::JobAccepted { job: id.to_string(), resumed: true, tasks }));
+        for part in self.parts.values() {
+            follower.queue.send(ToClient::Result(part.clone()));
+        }
+        self.last_events.iter().for_each(|event| follower.queue.send(event.clone()));
+        self.clients.add(follower);
+        self.left = None;
+    }
+
+    /// Whether rows of the result have to be fetched.
+    pub(crate) fn has_remote_parts(&self) -> bool {
+        self.parts.values().any(|part| part.location.is_some())
+    }
+
+    /// Tells clients something that others hear too when they come later.
+    pub(crate) fn send_last(&mut self, id: &JobId, event: ToClient) {
+        self.accept(id);
+        self.last_events.push(event.clone());
+        self.clients.send(event);
     }
 
     /// Adds a stage; its plan is kept elsewhere.
@@ -162,6 +226,7 @@ impl Job {
         }
         let stage = Stage {
             is_final: planned.is_final,
+            attempt: 0,
             is_import: false,
             ordered: planned.ordered,
             inputs: planned.inputs.clone(),
@@ -177,6 +242,7 @@ impl Job {
         let located = proto::StageInput { stage: id.0, ..kept.located.clone() };
         let stage = Stage {
             is_final: false,
+            attempt: 0,
             is_import: true,
             ordered: false,
             inputs: Vec::new(),
@@ -280,19 +346,20 @@ impl Job {
     }
 
     /// Tells the client that the job failed, unless it heard so before.
-    pub(crate) fn fail(&mut self, error: &ClassifiedError) {
+    pub(crate) fn fail(&mut self, id: &JobId, error: &ClassifiedError) {
         if !matches!(self.end, Some(End::Failed(_) | End::Cancelled)) {
             self.end = Some(End::Failed(error.class));
-            self.client.fail(error);
+            self.last_events.clear();
+            self.send_last(id, ToClient::Failed(failure_to_proto(error)));
         }
     }
 
     /// Tells the client that the job was cancelled, unless it heard of an end before.
-    pub(crate) fn cancelled(&mut self) {
+    pub(crate) fn cancelled(&mut self, id: &JobId) {
         if self.end.is_none() {
             let reason = self.cancel_reason.as_deref().unwrap_or("it was asked to end");
             let error = ClassifiedError::new(ErrorClass::Infra, format!("the job was cancelled: {reason}"));
-            self.client.fail(&error);
+            self.send_last(id, ToClient::Failed(failure_to_proto(&error)));
             self.end = Some(End::Cancelled);
         }
     }

@@ -1,20 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What reaches the shell from outside, and the handle to send it with.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ballista_core::{ClassifiedError, JobId, TaskKey};
 use ballista_exchange::ExecutorAddress;
 use ballista_proto as proto;
+use ballista_scheduler_core::HeldTask;
 use prost::bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 use super::client::ClientQueue;
-use super::executors::{Life, Session};
+use super::executors::{Life, Session, SessionId};
+use super::planning::Told;
 use super::plans::PlanStore;
 use crate::error::{Result, SchedulerError};
+use crate::journal::Lsn;
 use crate::planner::{PlanRequest, Planner};
 use crate::planning::explain::ExplainStyle;
 use crate::planning::job::PlanStep;
@@ -28,8 +33,14 @@ pub(crate) enum Message {
     Submit(Box<Submission>),
     /// A client wants to see how a query would be planned first.
     Explain(Box<Explanation>),
-    /// A client has dropped its stream.
-    ClientGone(JobId),
+    /// A client wants to follow a job that runs already.
+    Attach { job: JobId, follower: Follower, reply: oneshot::Sender<bool> },
+    /// A client has dropped its stream, or its connection broke.
+    ClientGone(Connection),
+    /// A client wants nothing more of a job, named by its id or its key.
+    Close { job: Option<JobId>, key: String },
+    /// Everything up to here is durable.
+    Durable(Lsn),
     /// Somebody wants a job to end. Answered with whether there was anything to end.
     Cancel { job: JobId, reply: oneshot::Sender<bool> },
     /// A client has read a part of its result, or cannot read it, and why.
@@ -39,9 +50,11 @@ pub(crate) enum Message {
     /// An executor says something.
     Executor { life: Life, message: ExecutorMessage },
     /// An executor's session ended.
-    SessionClosed { life: Life, reason: String },
+    SessionClosed { life: Life, session: SessionId, reason: String },
+    /// Whether somebody answers where an executor was, whose session has ended.
+    Probed { life: Life, is_there: bool },
     /// A planning thread is done.
-    Planned { job: JobId, planner: Option<Box<dyn Planner>>, step: Result<PlanStep, ClassifiedError> },
+    Planned { job: JobId, told: Told, planner: Option<Box<dyn Planner>>, step: Result<PlanStep, ClassifiedError> },
     /// Somebody wants to see the cluster.
     Cluster { reply: oneshot::Sender<proto::GetClusterResponse> },
     /// End everything.
@@ -51,11 +64,35 @@ pub(crate) enum Message {
     Inspect { job: Option<JobId>, look: Box<dyn FnOnce(&super::Shell) + Send> },
 }
 
-/// A query and the queue to its client.
+/// A query and the way to its client.
 pub(crate) struct Submission {
     pub(crate) job: JobId,
     pub(crate) request: PlanRequest,
-    pub(crate) client: ClientQueue,
+    pub(crate) terms: Terms,
+    /// As it came, if it may have to be written down.
+    pub(crate) record: Option<proto::ExecuteRequest>,
+    pub(crate) follower: Follower,
+}
+
+/// What becomes of a job when its client leaves, and how it is found again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Terms {
+    /// Empty: the client never comes back.
+    pub(crate) key: String,
+    pub(crate) key_is_users: bool,
+    pub(crate) detached: bool,
+    /// Of the result, for whoever attaches to a detached job.
+    pub(crate) schema: Bytes,
+}
+
+/// Number of a client's stream of events; never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Connection(pub(crate) u64);
+
+/// A client that follows a job.
+pub(crate) struct Follower {
+    pub(crate) connection: Connection,
+    pub(crate) queue: ClientQueue,
 }
 
 /// A query to explain, and the way back.
@@ -71,6 +108,9 @@ pub(crate) struct Registration {
     pub(crate) fingerprint: u64,
     pub(crate) slots: u32,
     pub(crate) memory_bytes: u64,
+    /// What it runs and holds already; the outputs of finished tasks beside it.
+    pub(crate) held: Vec<HeldTask>,
+    pub(crate) outputs: HashMap<TaskKey, proto::TaskOutput>,
 }
 
 /// What a registered executor says.
@@ -95,16 +135,23 @@ pub(crate) struct ShellHandle {
     queue: mpsc::Sender<Message>,
     plans: Arc<PlanStore>,
     runtime: Handle,
+    connections: Arc<AtomicU64>,
 }
 
 /// Reaches the shell, but does not keep it alive.
+#[derive(Clone)]
 pub(crate) struct WeakShellHandle(mpsc::WeakSender<Message>);
 
 impl ShellHandle {
     /// A handle and the queue that the shell reads.
     pub(crate) fn new(plans: Arc<PlanStore>, runtime: Handle) -> (Self, mpsc::Receiver<Message>) {
         let (queue, messages) = mpsc::channel(QUEUE);
-        (Self { queue, plans, runtime }, messages)
+        (Self { queue, plans, runtime, connections: Arc::default() }, messages)
+    }
+
+    /// A number for a client's stream.
+    pub(crate) fn connection(&self) -> Connection {
+        Connection(self.connections.fetch_add(1, Ordering::Relaxed))
     }
 
     /// Sends a message; waits while the queue is full.

@@ -4,8 +4,10 @@
 //! * `message`: what reaches it, and the handle to reach it with.
 //! * `effects`: what it does about each [`Effect`](ballista_scheduler_core::Effect).
 //! * `planning`, `pool`: planning on threads of its own, one planner per job.
-//! * `job`, `outputs`, `executors`, `plans`: what it keeps beside the core.
+//! * `job`, `outputs`, `executors`, `plans`: what it keeps beside the core. `presence`: who is there.
 //! * `outgoing`: messages to executors, encoded as far as they can be shared.
+//! * `durable`: what is written to the journal, and what waits for that. `restore`: going on from it.
+//! * `ends`: jobs without clients, and ends of jobs for clients that come back.
 //! * `analysis`: how a job ran, for `EXPLAIN ANALYZE`.
 //! * `client`: queues to clients. `report`: progress, and the cluster as people see it.
 //!
@@ -16,7 +18,9 @@
 
 mod analysis;
 pub(crate) mod client;
+mod durable;
 mod effects;
+mod ends;
 pub(crate) mod executors;
 mod job;
 pub(crate) mod message;
@@ -25,13 +29,15 @@ mod outputs;
 mod planning;
 pub(crate) mod plans;
 pub(crate) mod pool;
+mod presence;
 mod report;
+mod restore;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ballista_core::{ClassifiedError, ErrorClass, JobId};
+use ballista_core::{ClassifiedError, ErrorClass, ExecutorId, JobId, StageId, TaskKey};
 use ballista_exchange::TicketKey;
 use ballista_proto as proto;
 use ballista_scheduler_core::{Effect, Event, Instant64, Limits, OutputStats, State};
@@ -39,13 +45,18 @@ use proto::scheduler_message::Message as ToExecutor;
 use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
+use self::ends::KeptEnd;
 use self::executors::{Executors, Life, Session};
 use self::job::Job;
-use self::message::{ExecutorMessage, Message, Registration, Submission, TaskStatus, WeakShellHandle};
+use self::message::{
+    Connection, ExecutorMessage, Follower, Message, Registration, Submission, TaskStatus, WeakShellHandle,
+};
 use self::outgoing::Outgoing;
 use self::plans::PlanStore;
 use self::pool::{PlanningPool, catch};
 use crate::error::Result;
+use crate::journal::recovered::Recovered;
+use crate::journal::{Journal, Lsn};
 use crate::planner::PlannerFactory;
 
 /// How often leases, waiting jobs and late progress are looked at. Nothing in the path of a query waits for it.
@@ -63,6 +74,12 @@ pub(crate) struct ShellConfig {
     pub(crate) no_executor_wait: Duration,
     /// More jobs than this are refused.
     pub(crate) max_jobs: usize,
+    /// How long a job that somebody may come back for waits for that.
+    pub(crate) client_grace: Duration,
+    /// How long the end of a job is kept for whoever comes back for it.
+    pub(crate) result_ttl: Duration,
+    /// How often a scheduler was started on this state.
+    pub(crate) starts: u32,
 }
 
 /// The shell's state; see the module's documentation.
@@ -84,6 +101,25 @@ pub(crate) struct Shell {
     progress_due: HashSet<JobId>,
     /// Jobs that are freed, oldest first.
     ended: VecDeque<proto::JobInfo>,
+    /// Ends of jobs, for clients that come back for them.
+    kept_ends: HashMap<JobId, KeptEnd>,
+    /// Jobs and ends by the keys of their clients.
+    by_key: HashMap<String, JobId>,
+    /// Which job each client follows.
+    followed: HashMap<Connection, JobId>,
+    journal: Journal,
+    /// Jobs of which clients shall hear that they are accepted, once that is durable.
+    accepting: VecDeque<(Lsn, JobId)>,
+    /// What must not be done before everything up to there is durable, and all that comes after it.
+    barrier: Lsn,
+    waiting: VecDeque<Effect>,
+    aside: VecDeque<Message>,
+    /// Outputs that an executor which is joining brings along.
+    brought: HashMap<TaskKey, proto::TaskOutput>,
+    /// Executors of before a restart, until that is over.
+    expected: Vec<ExecutorId>,
+    /// Rows that jobs of before a restart read of others, which have not finished yet.
+    imports_due: Vec<(JobId, StageId, JobId)>,
     stopping: bool,
 }
 
@@ -109,12 +145,27 @@ impl Shell {
             idle_since: Some(Instant64::default()),
             progress_due: HashSet::new(),
             ended: VecDeque::new(),
+            kept_ends: HashMap::new(),
+            by_key: HashMap::new(),
+            followed: HashMap::new(),
+            journal: Journal::none(),
+            accepting: VecDeque::new(),
+            barrier: Lsn::default(),
+            waiting: VecDeque::new(),
+            aside: VecDeque::new(),
+            brought: HashMap::new(),
+            expected: Vec::new(),
+            imports_due: Vec::new(),
             stopping: false,
         }
     }
 
-    /// Runs until it is told to stop, or nobody is left who could reach it.
-    pub(crate) async fn run(mut self, mut messages: mpsc::Receiver<Message>) {
+    /// Runs until it is told to stop, or nobody is left who could reach it. Goes on from what `recovered` says.
+    pub(crate) async fn run(mut self, mut messages: mpsc::Receiver<Message>, recovered: Option<(Journal, Recovered)>) {
+        if let Some((journal, recovered)) = recovered {
+            self.journal = journal;
+            self.restore(recovered).await;
+        }
         let period =
             TICK.min(Duration::from_millis(self.config.limits.lease_millis / 4)).max(Duration::from_millis(10));
         let mut ticks = tokio::time::interval(period);
@@ -123,16 +174,15 @@ impl Shell {
         while !self.stopping {
             tokio::select! {
                 biased;
-                _ = ticks.tick() => self.guarded(None, Self::tick),
+                _ = ticks.tick(), if !self.is_waiting() => self.guarded(None, Self::tick),
                 count = messages.recv_many(&mut batch, BATCH) => {
                     if count == 0 {
                         break;
                     }
-                    for message in batch.drain(..) {
-                        self.guarded(job_of(&message), |shell| shell.handle(message));
-                    }
+                    batch.drain(..).for_each(|message| self.take(message));
                 }
             }
+            // Also while effects wait: a status that was taken in and is forgotten is with what its executor holds.
             for (life, reason) in self.executors.acknowledge() {
                 self.lose(life, reason);
             }
@@ -155,10 +205,15 @@ impl Shell {
     }
 
     fn drain(&mut self) {
-        while let Some(event) = self.events.pop_front() {
+        while !self.is_waiting()
+            && let Some(event) = self.events.pop_front()
+        {
             let (job, now) = (job_of_event(&event).cloned(), self.now());
             match catch(|| self.state.step(event, now)) {
-                Ok(effects) => effects.into_iter().for_each(|effect| self.carry_out(effect)),
+                Ok(effects) => {
+                    self.write_commits(&effects);
+                    effects.into_iter().for_each(|effect| self.carry_out_in_turn(effect));
+                }
                 Err(panic) => self.panicked(job, &panic),
             }
         }
@@ -176,7 +231,14 @@ impl Shell {
         match message {
             Message::Submit(submission) => self.submit(*submission),
             Message::Explain(explanation) => self.explain(*explanation),
-            Message::ClientGone(job) => self.client_gone(&job),
+            Message::Attach { job, follower, reply } => {
+                // Whoever asked may have gone.
+                let _ = reply.send(self.attach(&job, follower));
+            }
+            Message::ClientGone(connection) => self.client_gone(connection),
+            Message::Close { job, key } => self.close(job, &key),
+            // Taken before it comes here.
+            Message::Durable(_) => {}
             Message::Cancel { job, reply } => {
                 let found = self.cancel(&job, "asked for by a user");
                 // Whoever asked may have gone.
@@ -191,8 +253,9 @@ impl Shell {
                 let _ = reply.send(self.register(*registration, session));
             }
             Message::Executor { life, message } => self.executor_message(life, message),
-            Message::SessionClosed { life, reason } => self.lose(life, &reason),
-            Message::Planned { job, planner, step } => self.planned(&job, planner, step),
+            Message::SessionClosed { life, session, reason } => self.session_closed(life, session, &reason),
+            Message::Probed { life, is_there } => self.probed(life, is_there),
+            Message::Planned { job, told, planner, step } => self.planned(&job, told, planner, step),
             Message::Cluster { reply } => {
                 let _ = reply.send(self.cluster());
             }
@@ -204,27 +267,100 @@ impl Shell {
 
     fn submit(&mut self, submission: Submission) {
         let now = self.now();
-        let (id, mut job) = Job::new(submission, now);
-        if self.jobs.len() >= self.config.max_jobs {
-            let message = format!("the cluster runs {} jobs, which is its limit; try again later", self.jobs.len());
-            job.fail(&ClassifiedError::new(ErrorClass::Resource, message));
+        let Submission { job: id, request, terms, record, follower } = submission;
+        if let Some(known) = self.by_key.get(&terms.key).cloned() {
+            self.attach(&known, follower);
+            return;
+        }
+        let mut job = Job::new(request, terms, now);
+        self.followed.insert(follower.connection, id.clone());
+        job.clients.add(follower);
+        let refused = if self.jobs.len() >= self.config.max_jobs {
+            Some(format!("the cluster runs {} jobs, which is its limit; try again later", self.jobs.len()))
+        } else if job.terms.detached && self.journal.has_failed() {
+            Some("the scheduler's journal cannot be written, so it takes no detached queries; see its log".to_owned())
+        } else {
+            None
+        };
+        if let Some(message) = refused {
+            job.fail(&id, &ClassifiedError::new(ErrorClass::Resource, message));
             return;
         }
         info!(job = %id, name = %job.name, "job accepted");
-        if self.executors.can_run_tasks() {
-            job.in_core = true;
-            self.events.push_back(Event::JobSubmitted { job: id.clone(), weight: job.weight });
+        self.write_job(&id, &mut job, record);
+        if !job.terms.key.is_empty() {
+            self.by_key.insert(job.terms.key.clone(), id.clone());
         }
+        self.start(&id, &mut job);
         self.jobs.insert(id, job);
     }
 
-    fn client_gone(&mut self, id: &JobId) {
+    /// Hands a job to the core, unless it has to wait for an executor first.
+    fn start(&mut self, id: &JobId, job: &mut Job) {
+        if self.executors.can_run_tasks() && !self.state.is_restoring() {
+            job.in_core = true;
+            self.events.push_back(Event::JobSubmitted { job: id.clone(), weight: job.weight });
+        }
+    }
+
+    /// A client follows a job that it submitted before, or one that goes on without clients. `false` if there is none.
+    fn attach(&mut self, id: &JobId, follower: Follower) -> bool {
+        let connection = follower.connection;
+        if let Some(job) = self.jobs.get_mut(id) {
+            debug!(job = %id, "a client is back");
+            if job.is_restoring {
+                // What counts of its result is not known yet.
+                job.attaching.push(follower);
+                job.left = None;
+            } else {
+                job.attach(id, follower);
+            }
+        } else if let Some(end) = self.kept_ends.get(id) {
+            end.replay(id, follower);
+            return true;
+        } else {
+            return false;
+        }
+        self.followed.insert(connection, id.clone());
+        true
+    }
+
+    /// A client's stream is gone: without a key its job ends, with one it waits for the client to come back.
+    fn client_gone(&mut self, connection: Connection) {
+        let Some(id) = self.followed.remove(&connection) else { return };
+        let now = self.now();
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        job.attaching.retain(|follower| follower.connection != connection);
+        if !job.clients.remove(connection) {
+            return;
+        }
+        job.left = Some(now);
+        if job.terms.key.is_empty() && !job.terms.detached {
+            self.client_done(&id);
+        }
+    }
+
+    /// Nobody wants anything of a job any more.
+    fn client_done(&mut self, id: &JobId) {
         let Some(job) = self.jobs.get(id) else { return };
         if job.in_core {
             self.events.push_back(Event::ClientDone { job: id.clone() });
         } else {
             self.forget(id, "cancelled");
         }
+    }
+
+    /// A client says that it wants nothing more of its job.
+    fn close(&mut self, id: Option<JobId>, key: &str) {
+        let Some(id) = id.or_else(|| self.by_key.get(key).cloned()) else { return };
+        self.drop_end(&id, false);
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let is_finished = job.end.is_some();
+        if job.terms.detached && !is_finished {
+            return;
+        }
+        job.is_closed = true;
+        self.client_done(&id);
     }
 
     /// Ends a job. Whether there was anything to end.
@@ -234,7 +370,7 @@ impl Shell {
         if job.in_core {
             self.events.push_back(Event::JobCancelled { job: id.clone(), reason: reason.to_owned() });
         } else {
-            job.cancelled();
+            job.cancelled(id);
             self.forget(id, "cancelled");
         }
         true
@@ -244,7 +380,7 @@ impl Shell {
     fn fail(&mut self, id: &JobId, error: &ClassifiedError) {
         let Some(job) = self.jobs.get_mut(id) else { return };
         let is_first = !matches!(job.end, Some(job::End::Failed(_)));
-        job.fail(error);
+        job.fail(id, error);
         if job.in_core && is_first {
             self.events.push_back(Event::JobCancelled { job: id.clone(), reason: error.message.clone() });
         } else {
@@ -253,41 +389,40 @@ impl Shell {
         }
     }
 
-    fn register(&mut self, registration: Registration, session: Session) -> Result<()> {
+    fn register(&mut self, mut registration: Registration, session: Session) -> Result<()> {
         let life = (registration.address.executor.clone(), registration.address.incarnation);
         let (executor, incarnation) = life.clone();
-        if self.executors.get(&life).is_some() {
-            let reason = "it opened a second session";
-            let fenced = proto::Fenced { reason: format!("{reason} for one incarnation; register as a new one") };
-            let _ = session.send(Outgoing::Message(ToExecutor::Fenced(fenced)));
-            self.lose(life, reason);
-            return Ok(());
-        }
-        let slots = registration.slots;
+        let (slots, held) = (registration.slots, std::mem::take(&mut registration.held));
         let address = registration.address.to_string();
-        self.executors.join(registration, session)?;
+        let is_back = self.executors.get(&life).is_some();
+        self.executors.join(&registration, session)?;
+        self.brought = registration.outputs;
         // Not by way of the queue of events: the welcome comes before the first launch, and only if there is one.
-        let effects = self.state.step(Event::ExecutorJoined { executor, incarnation, slots }, self.now());
+        let effects = self.state.step(Event::ExecutorJoined { executor, incarnation, slots, held }, self.now());
         let is_over = |effect: &Effect| match effect {
             Effect::FenceExecutor { executor, incarnation } => (executor, incarnation) == (&life.0, &life.1),
             _ => false,
         };
         if !effects.iter().any(is_over) {
-            info!(executor = %address, slots, "executor joined");
+            info!(executor = %address, slots, is_back, "executor joined");
+            self.write_executor(&life);
             self.send(&life, ToExecutor::Welcome(self.config.welcome.clone()));
         }
-        effects.into_iter().for_each(|effect| self.carry_out(effect));
+        self.write_commits(&effects);
+        effects.into_iter().for_each(|effect| self.carry_out_in_turn(effect));
+        self.end_restoring();
         self.submit_waiting();
         Ok(())
     }
 
     /// Hands the jobs that waited for an executor to the core, in the order they came.
     fn submit_waiting(&mut self) {
-        if !self.executors.can_run_tasks() {
+        if !self.executors.can_run_tasks() || self.state.is_restoring() {
             return;
         }
         self.idle_since = None;
-        let mut waiting: Vec<_> = self.jobs.iter_mut().filter(|(_, job)| !job.in_core).collect();
+        let waits = |job: &Job| !job.in_core && job.end.is_none();
+        let mut waiting: Vec<_> = self.jobs.iter_mut().filter(|(_, job)| waits(job)).collect();
         waiting.sort_by(|(a, job_a), (b, job_b)| (job_a.submitted, *a).cmp(&(job_b.submitted, *b)));
         for (id, job) in waiting {
             job.in_core = true;
@@ -364,8 +499,8 @@ impl Shell {
     }
 
     fn send_outgoing(&mut self, life: &Life, message: Outgoing) {
-        let Some(executor) = self.executors.get(life) else { return };
-        if let Err(reason) = executor.session.send(message) {
+        let Some(session) = self.executors.get(life).and_then(|executor| executor.session.as_ref()) else { return };
+        if let Err(reason) = session.send(message) {
             self.lose(life.clone(), reason);
         }
     }
@@ -380,6 +515,9 @@ impl Shell {
             self.fail_waiting(now, since);
         }
         self.report_due();
+        self.end_restoring();
+        self.submit_waiting();
+        self.end_waits();
     }
 
     /// Without an executor that takes tasks since `since`: fails the jobs that waited long enough. Those of which tasks run
@@ -404,8 +542,9 @@ impl Shell {
     /// Ends every job with an error that says so; sessions and streams end with their queues.
     fn stop(mut self) {
         let error = ClassifiedError::new(ErrorClass::Infra, "the scheduler was stopped while the query ran");
-        for job in self.jobs.values_mut().filter(|job| job.end.is_none()) {
-            job.fail(&error);
+        // Those in the journal go on with the next scheduler, and their clients come back.
+        for (id, job) in self.jobs.iter_mut().filter(|(_, job)| job.end.is_none() && !job.is_journalled) {
+            job.fail(id, &error);
         }
         info!(jobs = self.jobs.len(), executors = self.executors.len(), "scheduler stopped");
     }
@@ -414,7 +553,7 @@ impl Shell {
 fn job_of(message: &Message) -> Option<JobId> {
     match message {
         Message::Submit(submission) => Some(submission.job.clone()),
-        Message::ClientGone(job) | Message::Cancel { job, .. } | Message::Planned { job, .. } => Some(job.clone()),
+        Message::Attach { job, .. } | Message::Cancel { job, .. } | Message::Planned { job, .. } => Some(job.clone()),
         Message::Executor { message: ExecutorMessage::Status { task, .. }, .. } | Message::ResultPart { task, .. } => {
             Some(task.job.clone())
         }
@@ -438,10 +577,18 @@ fn job_of_event(event: &Event) -> Option<&JobId> {
         | Event::ResultRead { task }
         | Event::TaskCommitted { task, .. }
         | Event::CommitFailed { task, .. } => Some(&task.job),
-        Event::ExecutorJoined { .. }
+        Event::Restored { .. }
+        | Event::ExecutorJoined { .. }
+        | Event::ExecutorAway { .. }
         | Event::ExecutorHeartbeat { .. }
         | Event::ExecutorLost { .. }
         | Event::ExecutorDraining { .. }
         | Event::Tick => None,
     }
+}
+
+/// Time as people measure it, for what is kept beyond the life of this process.
+fn unix_millis() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

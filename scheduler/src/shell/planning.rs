@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use ballista_core::{ClassifiedError, ErrorClass, JobId, StageId};
 use ballista_exchange::classify;
+use ballista_proto::journal as record;
 use ballista_scheduler_core::{Event, PlanReason, Slicing, StageFinished, StageSpec};
 use tracing::{debug, info, trace};
 
@@ -25,6 +26,9 @@ enum Task {
     StageFinished(Box<dyn Planner>, StageId, StageResult),
     Spread(Box<dyn Planner>),
 }
+
+/// What a planner was told, of which a step came; to tell it again after a restart. `None` if nobody writes it down.
+pub(crate) type Told = Option<record::step::Reason>;
 
 type Step = Result<PlanStep, ClassifiedError>;
 
@@ -73,6 +77,7 @@ impl Shell {
         let Some(stage) = stage else { return Ok(()) };
         stage.located = Some(EncodedInput::new(&stage.outputs.locate(finished, &self.executors)?));
         stage.tasks.clear();
+        self.write_outputs(id, finished);
         Ok(())
     }
 
@@ -107,6 +112,7 @@ impl Shell {
 
     fn send_planning(&self, id: &JobId, task: Task) {
         let Some(queue) = self.handle.queue() else { return };
+        let told = self.jobs.get(id).filter(|job| job.is_journalled).map(|_| task.told());
         let (job, planners) = (id.clone(), Arc::clone(&self.planners));
         self.pool.spawn(move || {
             let (planner, step) = match catch(|| run(task, planners.as_ref())) {
@@ -117,12 +123,12 @@ impl Shell {
                 }
             };
             // A scheduler that is gone needs no plan.
-            let _ = queue.blocking_send(Message::Planned { job, planner, step });
+            let _ = queue.blocking_send(Message::Planned { job, told, planner, step });
         });
     }
 
     /// A planner came back.
-    pub(super) fn planned(&mut self, id: &JobId, planner: Option<Box<dyn Planner>>, step: Step) {
+    pub(super) fn planned(&mut self, id: &JobId, told: Told, planner: Option<Box<dyn Planner>>, step: Step) {
         let Some(job) = self.jobs.get_mut(id).filter(|job| job.end.is_none()) else { return };
         job.planning.is_out = false;
         match step {
@@ -136,22 +142,18 @@ impl Shell {
                     self.events.push_back(Event::PlanFailed { job: id.clone(), error });
                     return;
                 }
-                let Some(job) = self.jobs.get_mut(id) else { return };
-                let mut specs = Vec::with_capacity(step.stages.len());
-                for planned in step.stages {
-                    let PlannedStage { stage, partitions, display: text, .. } = &planned;
-                    trace!(job = %id, %stage, partitions, "stage planned\n{text}");
-                    job.add_stage(&planned);
-                    specs.push(spec(job, &planned));
-                    self.plans.insert(id, planned.stage, planned.plan);
+                if let Some(reason) = told {
+                    self.write_step(id, reason, &step.stages);
                 }
+                let (one_task, small, complete) = (step.one_task, step.small, step.complete);
+                let specs = self.add_stages(id, step.stages);
+                let Some(job) = self.jobs.get_mut(id) else { return };
                 // The planner of a job of one task is kept: it plans again if that task runs out of memory.
-                job.planning.planner = planner.filter(|_| !step.complete || step.one_task);
-                job.planning.complete = step.complete;
-                if step.complete {
+                job.planning.planner = planner.filter(|_| !complete || one_task);
+                job.planning.complete = complete;
+                if complete {
                     job.planning.due.clear();
                 }
-                let (small, complete) = (step.small, step.complete);
                 self.events.push_back(Event::Planned { job: id.clone(), stages: specs, small, complete });
                 self.report_later(id);
                 self.plan_next(id);
@@ -161,8 +163,22 @@ impl Shell {
 }
 
 impl Shell {
+    /// Takes over planned stages. What the core has to know of them.
+    pub(super) fn add_stages(&mut self, id: &JobId, stages: Vec<PlannedStage>) -> Vec<StageSpec> {
+        let Some(job) = self.jobs.get_mut(id) else { return Vec::new() };
+        let mut specs = Vec::with_capacity(stages.len());
+        for planned in stages {
+            let PlannedStage { stage, partitions, display: text, .. } = &planned;
+            trace!(job = %id, %stage, partitions, "stage planned\n{text}");
+            job.add_stage(&planned);
+            specs.push(spec(job, &planned));
+            self.plans.insert(id, planned.stage, planned.plan);
+        }
+        specs
+    }
+
     /// Lets a job read rows that others have kept.
-    fn import(&mut self, id: &JobId, imports: &[(StageId, String)]) -> Result<(), ClassifiedError> {
+    pub(super) fn import(&mut self, id: &JobId, imports: &[(StageId, String)]) -> Result<(), ClassifiedError> {
         for (stage, from) in imports {
             let gone = || {
                 let message = format!("the cached rows of job {from} are gone; run the query again to cache them anew");
@@ -177,6 +193,31 @@ impl Shell {
             imported.ok_or_else(gone)?;
         }
         Ok(())
+    }
+}
+
+impl Task {
+    fn told(&self) -> record::step::Reason {
+        match self {
+            Self::Start(_, cluster) => record::step::Reason::Start(record::Shape {
+                slots: cluster.executors.iter().map(|executor| executor.slots).collect(),
+                memory_bytes: cluster.executors.iter().map(|executor| executor.memory_bytes).collect(),
+            }),
+            Self::StageFinished(_, stage, result) => record::step::Reason::Finished(record::StageResult {
+                stage: stage.0,
+                bucket_rows: result.bucket_rows.clone(),
+                bucket_bytes: result.bucket_bytes.clone(),
+                rows: result.rows,
+                bytes: result.bytes,
+                inline: result.inline.clone(),
+                samples: result
+                    .samples
+                    .iter()
+                    .map(|(rows, keys)| record::Sample { rows: *rows, keys: keys.clone() })
+                    .collect(),
+            }),
+            Self::Spread(_) => record::step::Reason::Spread(true),
+        }
     }
 }
 

@@ -28,7 +28,7 @@ impl Shell {
             let Some(job) = jobs.get_mut(id).filter(|job| job.end.is_none()) else { return false };
             let wait = now.0.saturating_sub(job.progress_sent.0) < INTERVAL;
             if !wait && let Some(view) = state.job(id) {
-                job.client.set_progress(progress(job, &view));
+                job.clients.set_progress(progress(job, &view));
                 job.progress_sent = now;
             }
             wait
@@ -36,7 +36,7 @@ impl Shell {
     }
 
     /// Executors and jobs: those that ended, then those that live.
-    pub(super) fn cluster(&self) -> proto::GetClusterResponse {
+    pub(crate) fn cluster(&self) -> proto::GetClusterResponse {
         let executors = self.state.executors().map(|view| proto::ExecutorInfo {
             address: self
                 .executors

@@ -45,6 +45,8 @@ pub(super) async fn soon<T>(future: impl Future<Output = T>) -> T {
 pub(super) struct Script {
     /// What planners were told of finished stages.
     pub(super) results: Mutex<Vec<StageResult>>,
+    /// What plans look like.
+    display: String,
 }
 
 struct Scripted {
@@ -72,7 +74,7 @@ impl Scripted {
         PlannedStage {
             stage: StageId(stage),
             plan: Bytes::from(vec![stage as u8 + 1; 5 << 18]),
-            display: "ScriptedExec\n".to_owned(),
+            display: format!("ScriptedExec{}\n", self.script.display),
             output: String::new(),
             partitions,
             slicing: PlannedSlicing::PerSlot { max_partitions: 2 },
@@ -132,7 +134,12 @@ impl Cluster {
     }
 
     pub(super) fn start_with(builder: SchedulerBuilder) -> Self {
-        let script = Arc::new(Script::default());
+        Self::start_with_script(builder, "")
+    }
+
+    /// Plans look like `display`.
+    pub(super) fn start_with_script(builder: SchedulerBuilder, display: &str) -> Self {
+        let script = Arc::new(Script { display: display.to_owned(), ..Script::default() });
         let scheduler = builder.build_with(Arc::new(ScriptedPlanners(Arc::clone(&script)))).unwrap();
         let (connect, incoming) = mpsc::unbounded_channel();
         let incoming = tokio_stream::StreamExt::map(UnboundedReceiverStream::new(incoming), Ok::<_, Infallible>);
@@ -204,6 +211,7 @@ pub(super) fn request(plan: &str) -> proto::ExecuteRequest {
         analyze: false,
         keep: false,
         stores: vec![],
+        ..Default::default()
     }
 }
 
@@ -220,6 +228,7 @@ pub(super) fn registration(name: &str, slots: u32) -> proto::Register {
         }),
         slots,
         memory_bytes: 1 << 30,
+        held: vec![],
     }
 }
 

@@ -7,5 +7,7 @@ mod failures;
 mod flow;
 mod harness;
 mod plans;
+#[cfg(feature = "journal")]
+mod restart;
 mod scale;
 mod sessions;

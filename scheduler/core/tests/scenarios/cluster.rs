@@ -64,7 +64,7 @@ impl Cluster {
 
     pub fn join(&mut self, name: &str, incarnation: u64, slots: u32) -> Vec<Effect> {
         let incarnation = Incarnation(incarnation);
-        self.step(Event::ExecutorJoined { executor: executor(name), incarnation, slots })
+        self.step(Event::ExecutorJoined { executor: executor(name), incarnation, slots, held: vec![] })
     }
 
     pub fn lose(&mut self, name: &str) -> Vec<Effect> {

@@ -15,7 +15,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use ballista_core::{
     ClassifiedError, ErrorClass, ExecutorId, Incarnation, JobId, StageId, TaskId, TaskKey, UnreadInput,
 };
-use ballista_scheduler_core::{Effect, Event, Instant64, Limits, OutputStats, PlanReason, Speculation, State};
+use ballista_scheduler_core::{
+    Effect, Event, ExecutorView, Instant64, Limits, OutputStats, PlanReason, RestoredJob, RestoredStage, RestoredTask,
+    Speculation, State,
+};
 use oracle::{Model, Process, Status};
 use planner::Dag;
 
@@ -42,6 +45,10 @@ pub struct Mix {
     pub cancel: u32,
     pub done: u32,
     pub garbage: u32,
+    /// A connection breaks, or one that was broken is there again.
+    pub away: u32,
+    /// The scheduler dies and starts from its journal.
+    pub crash: u32,
 }
 
 pub struct World {
@@ -63,6 +70,16 @@ pub struct World {
     faults: bool,
     /// Jobs whose clients have left. A client leaves once.
     left: BTreeSet<JobId>,
+    /// How often whole stages were started, by what was heard.
+    attempts: BTreeMap<(JobId, StageId), u32>,
+    /// The tasks that were told to publish, with attempt and partitions.
+    manifests: BTreeMap<JobId, BTreeMap<TaskId, RestoredTask>>,
+    /// The outputs of which finished stages consist.
+    winners: BTreeMap<(JobId, StageId), Vec<RestoredTask>>,
+    /// Whether the commit of a task fails.
+    commits: BTreeMap<TaskKey, bool>,
+    pub crashes: u64,
+    pub adopted: u64,
     /// How many jobs ended as finished, failed, cancelled.
     pub ends: [u64; 3],
 }
@@ -84,6 +101,7 @@ pub fn limits() -> Limits {
         reserve_slots: RESERVE,
         lease_millis: LEASE,
         ended_jobs: 3,
+        restore_millis: LEASE / 2,
         retry_millis: 20,
         max_retry_millis: 100,
         same_moment_millis: 10,
@@ -110,6 +128,12 @@ impl World {
             replans: 0,
             faults: false,
             left: BTreeSet::new(),
+            attempts: BTreeMap::new(),
+            manifests: BTreeMap::new(),
+            winners: BTreeMap::new(),
+            commits: BTreeMap::new(),
+            crashes: 0,
+            adopted: 0,
             ends: [0; 3],
         }
     }
@@ -144,29 +168,51 @@ impl World {
         self.model.apply(&event, &effects).map_err(context)?;
         for effect in &effects {
             match effect {
+                Effect::Commit { task, .. } => {
+                    let (task, record) = (task.clone(), self.model.restored(task));
+                    self.manifests.entry(task.job).or_default().insert(task.task, record);
+                }
+                Effect::Plan { job, reason: PlanReason::Finished(finished) }
+                | Effect::OutputsMoved { job, finished } => {
+                    let outputs = finished.outputs.iter().map(|output| self.model.restored(&output.task)).collect();
+                    self.winners.insert((job.clone(), finished.stage), outputs);
+                }
+                _ => {}
+            }
+            match effect {
+                Effect::Commit { executor, incarnation, .. } if self.is_away(executor, *incarnation) => {}
                 Effect::Commit { task, executor, incarnation } => {
-                    let (task, executor, incarnation) = (task.clone(), executor.clone(), *incarnation);
-                    let error = ClassifiedError::new(ErrorClass::Transient, "no connection to the store");
-                    self.wire.push(match self.faults && self.steps.is_multiple_of(8) {
+                    let (executor, incarnation) = (executor.clone(), *incarnation);
+                    // Who is told twice gives the same answer.
+                    let fails = self.faults && self.steps.is_multiple_of(8);
+                    let fails = *self.commits.entry(task.clone()).or_insert(fails);
+                    let (task, error) = (task.clone(), ClassifiedError::new(ErrorClass::Transient, "no connection"));
+                    self.wire.push(match fails {
                         true => Event::CommitFailed { task, executor, incarnation, error },
                         false => Event::TaskCommitted { task, executor, incarnation },
                     });
                 }
                 Effect::Plan { job, reason } => {
                     let dag = self.dags.get_mut(job).ok_or("a plan for an unknown job")?;
-                    match reason {
-                        PlanReason::Submitted => {}
-                        PlanReason::Finished(finished) => drop(dag.finished.insert(finished.stage)),
+                    let told = match reason {
+                        PlanReason::Submitted => None,
+                        PlanReason::Finished(finished) => Some(finished.stage),
                         PlanReason::OutOfMemory => {
                             if !dag.start_over(self.steps) {
                                 return Err(format!("{job} is planned a third time"));
                             }
                             self.replans += 1;
+                            None
                         }
-                    }
-                    dag.due += 1;
+                    };
+                    dag.due.push_back(told);
                 }
                 Effect::Launch { .. } => self.launches += 1,
+                Effect::Adopted { .. } => self.adopted += 1,
+                Effect::ResetStage { job, stage, attempt, .. } => {
+                    self.attempts.insert((job.clone(), *stage), attempt + 1);
+                    self.winners.remove(&(job.clone(), *stage));
+                }
                 Effect::JobFinished { .. } => self.ends[0] += 1,
                 Effect::JobFailed { .. } => self.ends[1] += 1,
                 Effect::JobCancelled { .. } => self.ends[2] += 1,
@@ -181,7 +227,124 @@ impl World {
         let (executor, incarnation) = (executor(number), Incarnation(self.incarnations));
         let process = Process::new(executor.clone(), incarnation, slots, self.now);
         self.model.processes.push(process);
-        self.step(Event::ExecutorJoined { executor, incarnation, slots }).map(drop)
+        self.step(Event::ExecutorJoined { executor, incarnation, slots, held: vec![] }).map(drop)
+    }
+
+    fn is_away(&self, executor: &ExecutorId, incarnation: Incarnation) -> bool {
+        let is_it = |process: &&Process| process.executor == *executor && process.incarnation == incarnation;
+        self.model.processes.iter().find(is_it).is_some_and(|process| process.away)
+    }
+
+    /// A connection breaks; or a process whose connection is broken, or which the scheduler has forgotten, is back.
+    fn away_or_back(&mut self, pick: u64) -> Result<(), String> {
+        let at = pick as usize % self.model.processes.len();
+        let process = &mut self.model.processes[at];
+        let (executor, incarnation) = (process.executor.clone(), process.incarnation);
+        let is_it = |known: &ExecutorView| known.executor == executor && known.incarnation == incarnation;
+        if process.fenced {
+            return Ok(());
+        }
+        if !process.away && self.state.executors().any(|known| is_it(&known)) {
+            // Of a launch that was lost, nothing was ever heard.
+            let spoke = |task: &TaskKey| {
+                let is_of = |event: &Event| matches!(event, Event::TaskStreaming { task: other, .. } if other == task);
+                self.wire.iter().chain(&self.delivered).any(is_of)
+            };
+            let may_lose = process.running.keys().next_back().is_some_and(|task| !spoke(task));
+            let lost = process.go_away(may_lose && scramble(pick, 7).is_multiple_of(4));
+            if let Some(task) = lost {
+                self.model.never_heard(&task);
+            }
+            if scramble(pick, 8).is_multiple_of(8) {
+                self.model.processes[at].holds.pop_first();
+            }
+            return self.step(Event::ExecutorAway { executor, incarnation }).map(drop);
+        }
+        self.back(at)
+    }
+
+    fn back(&mut self, at: usize) -> Result<(), String> {
+        let process = &mut self.model.processes[at];
+        process.away = false;
+        let (executor, incarnation, slots) = (process.executor.clone(), process.incarnation, process.slots);
+        let is_it = |known: &ExecutorView| known.executor == executor && known.incarnation == incarnation;
+        let held = process.held(&self.model.tasks, !self.state.executors().any(|known| is_it(&known)));
+        self.step(Event::ExecutorJoined { executor, incarnation, slots, held }).map(drop)
+    }
+
+    /// The scheduler dies and starts anew from what a journal would know. Most executors come back at once.
+    fn crash(&mut self, pick: u64) -> Result<(), String> {
+        self.crashes += 1;
+        let (mut jobs, mut unplanned) = (vec![], vec![]);
+        for (id, dag) in &mut self.dags {
+            if !self.state.is_live(id) {
+                continue;
+            }
+            dag.forget_unanswered();
+            // That it left was not journalled; nobody comes back for it.
+            self.left.remove(id);
+            let (specs, is_finished) = self.model.journalled(id);
+            let publishing = self.manifests.get(id).cloned().unwrap_or_default();
+            if is_finished && !publishing.is_empty() {
+                // What was published is kept with its job's end, and nothing has to run for it.
+                self.model.close(id);
+                continue;
+            }
+            let finished = dag.finished.iter().copied().filter(|stage| dag.planned().0.contains(stage)).collect();
+            self.model.set_finished(id, &finished);
+            let (planned, complete) = dag.planned();
+            if planned.is_empty() {
+                unplanned.push(id.clone());
+                continue;
+            }
+            let stages = specs.into_iter().map(|spec| RestoredStage {
+                attempt: self.attempts.get(&(id.clone(), spec.stage)).copied().unwrap_or(0),
+                announced: finished
+                    .contains(&spec.stage)
+                    .then(|| self.winners.get(&(id.clone(), spec.stage)).cloned().unwrap_or_default()),
+                first_new: self.crashes as u32 * 1_000,
+                spec,
+            });
+            jobs.push(RestoredJob {
+                job: id.clone(),
+                weight: 1,
+                small: dag.small,
+                complete,
+                planned_again: dag.is_second(),
+                publishing: publishing.into_values().collect(),
+                stages: stages.collect(),
+            });
+        }
+        self.model.crash();
+        (self.state, self.twin) = (State::new(limits()), State::new(limits()));
+        let alive = |process: &&mut Process| !process.fenced;
+        for process in self.model.processes.iter_mut().filter(alive) {
+            process.away = true;
+        }
+        let lives = self.model.processes.iter().filter(|process| !process.fenced);
+        let executors: Vec<_> = lives.map(|process| (process.executor.clone(), process.incarnation)).collect();
+        self.step(Event::Restored { executors, jobs })?;
+        for job in unplanned {
+            self.step(Event::JobSubmitted { job, weight: 1 })?;
+        }
+        for at in 0..self.model.processes.len() {
+            if self.model.processes[at].fenced {
+                continue;
+            }
+            match scramble(pick, at as u64) % 8 {
+                0 => {
+                    // It died with the scheduler.
+                    let process = &mut self.model.processes[at];
+                    process.fenced = true;
+                    process.holds.clear();
+                    process.running.clear();
+                }
+                // Later, or never.
+                1 => {}
+                _ => self.back(at)?,
+            }
+        }
+        Ok(())
     }
 
     fn act(&mut self, number: u64, mix: Mix) -> Result<(), String> {
@@ -201,6 +364,8 @@ impl World {
             (mix.cancel, 12),
             (mix.done, 13),
             (mix.garbage, 14),
+            (mix.away, 15),
+            (mix.crash, 16),
         ];
         let sum: u32 = kinds.iter().map(|(weight, _)| weight).sum();
         let mut at = u32::try_from(scramble(number, 1) % u64::from(sum)).unwrap();
@@ -263,6 +428,8 @@ impl World {
                 }
             }
             14 => self.garbage(pick)?,
+            15 => self.away_or_back(pick)?,
+            16 => self.crash(pick)?,
             _ => {}
         }
         Ok(())
@@ -293,11 +460,11 @@ impl World {
 
     /// The planner answers one plan effect.
     fn plan(&mut self, pick: u64, fails: bool) -> Result<(), String> {
-        let due: Vec<_> = self.dags.iter().filter(|(_, dag)| dag.due > 0).map(|(job, _)| job.clone()).collect();
+        let due: Vec<_> = self.dags.iter().filter(|(_, dag)| !dag.due.is_empty()).map(|(job, _)| job.clone()).collect();
         let Some(job) = due.get(pick as usize % due.len().max(1)).cloned() else { return Ok(()) };
         let dag = self.dags.get_mut(&job).unwrap();
-        dag.due -= 1;
         let event = if fails {
+            dag.plan_failed();
             Event::PlanFailed { job, error: ClassifiedError::new(ErrorClass::User, "no such table") }
         } else {
             let (stages, complete) = dag.plan();
@@ -319,10 +486,10 @@ impl World {
         process.running.remove(&task);
         let (executor, incarnation) = (process.executor.clone(), process.incarnation);
         self.wire.push(if well {
-            process.holds.insert(task.clone());
             let output = OutputStats { rows: pick % 5, bytes: pick % 100 };
             let delivered =
                 self.dags.get(&task.job).is_some_and(|dag| dag.delivers(task.stage)) && pick.is_multiple_of(2);
+            process.holds.insert(task.clone(), (output, delivered));
             Event::TaskFinished { task, executor, incarnation, output, delivered }
         } else {
             let (class, message) = match pick % 16 {
@@ -415,7 +582,9 @@ impl World {
             }
             3 => Event::TaskStreaming { task, executor, incarnation },
             // A late registration or heartbeat of whoever that is.
-            4 => Event::ExecutorJoined { executor, incarnation, slots: 7 },
+            4 if self.model.connected(&executor).is_none() => {
+                Event::ExecutorJoined { executor, incarnation, slots: 7, held: vec![] }
+            }
             6 => Event::ResultUnread { task, reason: "?".into() },
             5 => Event::ExecutorHeartbeat { executor, incarnation: Incarnation(u64::MAX) },
             _ => Event::ClientDone { job: task.job },
@@ -427,6 +596,11 @@ impl World {
     /// results. Every job must end, every slot be free and nothing be kept anywhere.
     fn settle(&mut self) -> Result<(), String> {
         self.join(EXECUTORS, 3)?;
+        for at in 0..self.model.processes.len() {
+            if self.model.processes[at].away && !self.model.processes[at].fenced {
+                self.back(at)?;
+            }
+        }
         for round in 0..1_000 {
             self.now += LEASE / 2;
             let (executor, incarnation) = self.last_process();
@@ -438,7 +612,7 @@ impl World {
             while !self.wire.is_empty() {
                 self.deliver(0)?;
             }
-            for _ in 0..self.dags.values().map(|dag| dag.due).sum::<u32>() {
+            for _ in 0..self.dags.values().map(|dag| dag.due.len()).sum::<usize>() {
                 self.plan(0, false)?;
             }
             for job in self.dags.keys().cloned().collect::<Vec<_>>() {

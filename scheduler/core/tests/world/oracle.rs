@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ballista_core::{ErrorClass, ExecutorId, Incarnation, JobId, StageId, TaskKey};
-use ballista_scheduler_core::{Effect, Event, OutputStats, PlanReason, StageFinished, StageSpec};
+use ballista_scheduler_core::{
+    Effect, Event, HeldState, HeldTask, OutputStats, PlanReason, RestoredTask, StageFinished, StageSpec,
+};
 
 use super::RESERVE;
 
@@ -12,15 +14,17 @@ use super::RESERVE;
 pub struct Process {
     pub executor: ExecutorId,
     pub incarnation: Incarnation,
-    slots: u32,
-    /// The scheduler said that it is out.
-    fenced: bool,
+    pub slots: u32,
+    /// The scheduler said that it is out, or it is dead.
+    pub fenced: bool,
+    /// Its connection is broken: it hears nothing.
+    pub away: bool,
     draining: bool,
     pub running: BTreeMap<TaskKey, u32>,
     /// Launched here and not reported to the scheduler as ended.
     unconfirmed: BTreeMap<TaskKey, (u32, bool)>,
-    /// Outputs it keeps.
-    pub holds: BTreeSet<TaskKey>,
+    /// Outputs it keeps, whether or not they came with a status.
+    pub holds: BTreeMap<TaskKey, (OutputStats, bool)>,
 }
 
 impl Process {
@@ -30,11 +34,41 @@ impl Process {
             incarnation,
             slots,
             fenced: false,
+            away: false,
             draining: false,
             running: BTreeMap::new(),
             unconfirmed: BTreeMap::new(),
-            holds: BTreeSet::new(),
+            holds: BTreeMap::new(),
         }
+    }
+
+    /// All that it tells when it joins. `forgotten`: to a scheduler that knows nothing of it.
+    pub fn held(&mut self, tasks: &BTreeMap<TaskKey, Task>, forgotten: bool) -> Vec<HeldTask> {
+        let holds = &self.holds;
+        if forgotten {
+            self.unconfirmed.retain(|task, _| !holds.contains_key(task));
+        }
+        let partitions = |task: &TaskKey| tasks[task].partitions.clone();
+        // Those that failed and nobody has heard of it are not off the books.
+        let running =
+            self.unconfirmed.iter().filter(|(task, _)| !holds.contains_key(task)).map(|(task, (slots, _))| {
+                let state = HeldState::Running { streaming: tasks[task].streamed };
+                HeldTask { task: task.clone(), partitions: partitions(task), slots: *slots, state }
+            });
+        let finished = holds.iter().map(|(task, (output, delivered))| {
+            let state = HeldState::Finished { output: *output, delivered: *delivered };
+            HeldTask { task: task.clone(), partitions: partitions(task), slots: 1, state }
+        });
+        running.chain(finished).collect()
+    }
+
+    /// The connection broke. With `lost`, the last launch was on its way then.
+    pub fn go_away(&mut self, lost: bool) -> Option<TaskKey> {
+        self.away = true;
+        let last = self.running.keys().next_back().filter(|_| lost).cloned()?;
+        self.running.remove(&last);
+        self.unconfirmed.remove(&last);
+        Some(last)
     }
 
     pub fn was_launched(&self, task: &TaskKey, tasks: &BTreeMap<TaskKey, Task>) -> bool {
@@ -97,6 +131,7 @@ pub struct Model {
     pub processes: Vec<Process>,
     pub jobs: BTreeMap<JobId, JobModel>,
     pub tasks: BTreeMap<TaskKey, Task>,
+    pub has_crashed: bool,
 }
 
 macro_rules! ensure {
@@ -115,6 +150,53 @@ impl Model {
     fn process(&mut self, executor: &ExecutorId, incarnation: Incarnation) -> Option<&mut Process> {
         let is_it = |process: &&mut Process| process.executor == *executor && process.incarnation == incarnation;
         self.processes.iter_mut().find(is_it)
+    }
+
+    /// The scheduler died, and remembers nothing of tasks.
+    pub fn crash(&mut self) {
+        self.has_crashed = true;
+        for task in self.tasks.values_mut() {
+            (task.void, task.cancelled, task.delivered, task.streamed, task.read) = (true, false, false, false, false);
+            task.commit = None;
+        }
+        for job in self.jobs.values_mut() {
+            job.there.clear();
+            if job.status == Status::Finished {
+                job.status = Status::Live;
+            }
+        }
+    }
+
+    /// What a journal would know of a job that is not over.
+    pub fn journalled(&self, job: &JobId) -> (Vec<StageSpec>, bool) {
+        let known = &self.jobs[job];
+        (known.specs.values().cloned().collect(), known.status == Status::Finished)
+    }
+
+    /// A task as a journal knows it.
+    pub fn restored(&self, key: &TaskKey) -> RestoredTask {
+        RestoredTask { task: key.task, attempt: key.attempt, partitions: self.tasks[key].partitions.clone() }
+    }
+
+    /// Only these stages are finished, as far as the planner knows.
+    pub fn set_finished(&mut self, job: &JobId, finished: &BTreeSet<StageId>) {
+        if let Some(job) = self.jobs.get_mut(job) {
+            job.finished.clone_from(finished);
+        }
+    }
+
+    /// A job whose end was journalled is over for the scheduler.
+    pub fn close(&mut self, job: &JobId) {
+        if let Some(job) = self.jobs.get_mut(job) {
+            (job.status, job.is_freed) = (Status::Over, true);
+        }
+    }
+
+    /// A launch was lost on its way.
+    pub fn never_heard(&mut self, task: &TaskKey) {
+        if let Some(task) = self.tasks.get_mut(task) {
+            task.ended = Some(None);
+        }
     }
 
     /// Every task that runs anywhere, on fenced processes too.
@@ -242,7 +324,7 @@ impl Model {
                 };
                 ensure!(counts, "a job failed for no reason: {error}");
             }
-            self.apply_one(effect)?;
+            self.apply_one(event, effect)?;
         }
         self.check_losses(effects)
     }
@@ -308,10 +390,32 @@ impl Model {
         Ok(())
     }
 
-    fn apply_one(&mut self, effect: &Effect) -> Result<(), String> {
+    fn apply_one(&mut self, event: &Event, effect: &Effect) -> Result<(), String> {
         match effect {
             Effect::Launch { task, executor, incarnation, partitions, slots } => {
                 self.launch(task, executor, *incarnation, partitions, *slots)?;
+            }
+            Effect::Adopted { task: key, executor, incarnation, partitions } => {
+                let task = self.tasks.get(key).ok_or("adopted a task that was never launched")?;
+                ensure!(task.partitions == *partitions, "{key} is adopted with other partitions");
+                ensure!(task.place() == (executor.clone(), *incarnation), "{key} is adopted from another process");
+                for (other, task) in
+                    self.tasks.iter().filter(|(other, _)| other.job == key.job && other.stage == key.stage)
+                {
+                    let shared = task.partitions.iter().any(|partition| partitions.contains(partition));
+                    let wins = !task.void && matches!(task.ended, Some(Some(_)));
+                    ensure!(!shared || task.void || other.task == key.task, "{key} is adopted beside {other}");
+                    ensure!(other.task != key.task || !wins, "{key} is adopted, and {other} has won");
+                }
+                let process = self.process(executor, *incarnation).ok_or("adopted from nobody")?;
+                ensure!(!process.fenced && !process.away, "{key} is adopted from a process that is out");
+                let output = process.holds.get(key).copied();
+                let is_result = self.jobs[&key.job].specs.get(&key.stage);
+                let is_result = is_result.is_some_and(|spec| spec.is_final && !spec.commits && !spec.is_kept);
+                let task = self.tasks.get_mut(key).ok_or("gone")?;
+                task.void = false;
+                task.ended = output.map(|(stats, _)| Some(stats));
+                task.delivered = output.is_some_and(|(_, delivered)| delivered && is_result);
             }
             Effect::CancelTask { task, executor, incarnation } => {
                 let status = self.jobs.get(&task.job).map(|job| job.status);
@@ -322,6 +426,9 @@ impl Model {
                 }
                 let process = self.process(executor, *incarnation).ok_or("a cancel for nobody")?;
                 ensure!(!process.fenced, "a cancel for a fenced process");
+                if process.away {
+                    return Ok(());
+                }
                 process.holds.remove(task);
                 if let Some((_, cancelled)) = process.unconfirmed.get_mut(task) {
                     *cancelled = true;
@@ -344,7 +451,7 @@ impl Model {
             Effect::OutputsMoved { job, finished } => {
                 self.check_outputs(job, finished)?;
                 let known = self.jobs.get_mut(job).ok_or("outputs of nobody")?;
-                ensure!(known.status == Status::Live, "outputs of {job}, which is over");
+                ensure!(known.status != Status::Over, "outputs of {job}, which is over");
                 ensure!(known.finished.contains(&finished.stage), "a stage moved before it finished");
                 ensure!(known.there.insert(finished.stage), "stage {} moved and was there", finished.stage);
             }
@@ -364,7 +471,10 @@ impl Model {
             }
             Effect::Commit { task: key, .. } => {
                 let task = self.tasks.get_mut(key).ok_or("an unknown task commits")?;
-                ensure!(task.commit.replace(false).is_none(), "{key} is told to commit twice");
+                // A process that is back is told again, because it may not have heard it.
+                let again = matches!(event, Event::ExecutorJoined { .. });
+                ensure!(task.commit.is_none() || again, "{key} is told to commit twice");
+                task.commit.get_or_insert(false);
                 ensure!(
                     matches!(task.ended, Some(Some(_))) && !task.cancelled && !task.void,
                     "{key} commits and did not win"
@@ -484,7 +594,10 @@ impl Model {
                 let won = matches!(task.ended, Some(Some(_))) && !task.void;
                 ensure!(!won, "{key} is launched, and {other} has won");
                 let process = self.processes.iter().find(|process| process.was_launched(other, &self.tasks));
-                let runs = task.ended.is_none() && !task.cancelled && process.is_some_and(|process| !process.fenced);
+                let runs = task.ended.is_none()
+                    && !task.cancelled
+                    && !task.void
+                    && process.is_some_and(|process| !process.fenced);
                 rivals += usize::from(runs);
             } else {
                 let shared = task.partitions.iter().any(|partition| partitions.contains(partition));
@@ -512,14 +625,18 @@ impl Model {
         ensure!(self.tasks.insert(key.clone(), task).is_none(), "{key} is launched twice");
         let is_it = |process: &&mut Process| process.executor == executor && process.incarnation == incarnation;
         let process = self.processes.iter_mut().find(is_it).ok_or("a launch on nobody")?;
-        ensure!(!process.fenced && !process.draining, "{key} is launched on a process that is leaving");
+        ensure!(
+            !process.fenced && !process.draining && !process.away,
+            "{key} is launched on a process that is leaving"
+        );
         process.running.insert(key.clone(), slots);
         process.unconfirmed.insert(key.clone(), (slots, false));
         let used: u32 = process.unconfirmed.values().map(|(slots, _)| slots).sum();
         ensure!(used <= process.slots + RESERVE, "{executor} runs {used} of {} slots", process.slots);
         let big = process.unconfirmed.iter().filter(|(key, _)| jobs.get(&key.job).is_some_and(|job| !job.small));
         let big: u32 = big.map(|(_, (slots, _))| slots).sum();
-        ensure!(small || big <= process.slots, "big jobs use the reserve of {executor}");
+        // Whose slots a task of before a restart held, nobody knows.
+        ensure!(small || big <= process.slots || self.has_crashed, "big jobs use the reserve of {executor}");
         Ok(())
     }
 
@@ -530,15 +647,15 @@ impl Model {
             _ => return,
         };
         for (executor, incarnation) in executors {
-            if let Some(process) = self.process(executor, *incarnation) {
-                process.holds.retain(|key| key.job != *job || stage.is_some_and(|stage| stage != key.stage));
+            if let Some(process) = self.process(executor, *incarnation).filter(|process| !process.away) {
+                process.holds.retain(|key, _| key.job != *job || stage.is_some_and(|stage| stage != key.stage));
             }
         }
     }
 
     /// Nothing may be left when all is over.
     pub fn check_end(&self) -> Result<(), String> {
-        for process in self.processes.iter().filter(|process| !process.fenced) {
+        for process in self.processes.iter().filter(|process| !process.fenced && !process.away) {
             ensure!(process.holds.is_empty(), "{} still holds {:?}", process.executor, process.holds);
         }
         for (id, job) in &self.jobs {

@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A planner for random jobs: trees of stages, planned as they finish or all at once.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use ballista_core::StageId;
 use ballista_scheduler_core::{Slicing, StageSpec};
 
 use super::{EXECUTORS, executor, scramble};
+
+/// Number of the first stage of a second plan.
+const SECOND: u32 = 100;
 
 /// One job's stages and how far they are planned.
 pub struct Dag {
@@ -14,8 +17,8 @@ pub struct Dag {
     /// Plans a stage when its inputs are finished; otherwise all at once.
     adaptive: bool,
     pub small: bool,
-    /// Plan effects not answered.
-    pub due: u32,
+    /// Plan effects not answered, with the stage whose end they tell of.
+    pub due: VecDeque<Option<StageId>>,
     pub finished: BTreeSet<StageId>,
     planned: BTreeSet<StageId>,
 }
@@ -27,8 +30,7 @@ impl Dag {
 
     /// Another plan for the same job, with other numbers. `false` if this is the other plan already.
     pub fn start_over(&mut self, seed: u64) -> bool {
-        const SECOND: u32 = 100;
-        if self.stages.iter().any(|spec| spec.stage >= StageId(SECOND)) {
+        if self.is_second() {
             return false;
         }
         *self = Self::numbered_from(SECOND, seed);
@@ -86,7 +88,26 @@ impl Dag {
             });
         }
         let small = draw(2) == 0;
-        Self { stages, adaptive, small, due: 0, finished: BTreeSet::new(), planned: BTreeSet::new() }
+        Self { stages, adaptive, small, due: VecDeque::new(), finished: BTreeSet::new(), planned: BTreeSet::new() }
+    }
+
+    /// The numbers of the stages that were planned, and whether that is all of them.
+    pub fn planned(&self) -> (&BTreeSet<StageId>, bool) {
+        (&self.planned, self.stages.iter().any(|spec| spec.is_final && self.planned.contains(&spec.stage)))
+    }
+
+    /// Whether this is the second plan of its job.
+    pub fn is_second(&self) -> bool {
+        self.stages.iter().any(|spec| spec.stage >= StageId(SECOND))
+    }
+
+    /// The scheduler died: what it was told and has not answered, it will be told again.
+    pub fn forget_unanswered(&mut self) {
+        let due = std::mem::take(&mut self.due);
+        if !self.adaptive {
+            // All is planned, and the answers say nothing.
+            self.finished.extend(due.into_iter().flatten());
+        }
     }
 
     /// Whether rows of a stage may come with the statuses of its tasks.
@@ -94,8 +115,14 @@ impl Dag {
         self.stages.iter().any(|spec| spec.stage == stage && spec.is_final && !spec.commits && !spec.is_kept)
     }
 
+    /// An answer that is an error: it does not count if all is planned.
+    pub fn plan_failed(&mut self) {
+        self.finished.extend(self.due.pop_front().flatten());
+    }
+
     /// What can be planned now, and whether that was the last of it.
     pub fn plan(&mut self) -> (Vec<StageSpec>, bool) {
+        self.finished.extend(self.due.pop_front().flatten());
         let is_due = |spec: &&StageSpec| {
             // The final stage comes last: its plan is the last word of the planner.
             let needed = self.stages.iter().filter(|other| match spec.is_final {

@@ -1,0 +1,68 @@
+// SPDX-License-Identifier: Apache-2.0
+//! What a journal says when it is opened.
+
+use std::collections::BTreeMap;
+
+use ballista_core::{ExecutorId, JobId, StageId};
+use ballista_proto::journal as record;
+
+use super::{decode, keys};
+
+/// All records, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Recovered {
+    pub(crate) cluster: Option<record::Cluster>,
+    pub(crate) executors: Vec<(ExecutorId, record::Executor)>,
+    pub(crate) jobs: BTreeMap<JobId, RecoveredJob>,
+}
+
+/// The records of one job.
+#[derive(Debug, Default)]
+pub(crate) struct RecoveredJob {
+    pub(crate) job: Option<record::Job>,
+    pub(crate) steps: Vec<record::Step>,
+    pub(crate) stages: BTreeMap<StageId, record::Stage>,
+    pub(crate) commits: Vec<record::Task>,
+    pub(crate) end: Option<record::End>,
+}
+
+impl Recovered {
+    /// Makes sense of the records, which come in the order of their keys. An error names one that makes none.
+    pub(crate) fn new(records: BTreeMap<String, Vec<u8>>) -> Result<Self, String> {
+        let mut recovered = Self::default();
+        for (key, value) in records {
+            if key == keys::CLUSTER {
+                recovered.cluster = Some(decode(&key, &value)?);
+            } else if let Some(executor) = key.strip_prefix(keys::EXECUTORS) {
+                let record: record::Executor = decode(&key, &value)?;
+                let executor = ExecutorId::new(executor).map_err(|error| format!("record {key}: {error}"))?;
+                recovered.executors.push((executor, record));
+            } else if let Some((job, kind)) = key.strip_prefix(keys::JOBS).and_then(|rest| rest.split_once('/')) {
+                let id = JobId::new(job).map_err(|error| format!("record {key}: {error}"))?;
+                let job = recovered.jobs.entry(id).or_default();
+                job.take(&key, kind, &value)?;
+            } else {
+                return Err(format!("record {key} is of a later version"));
+            }
+        }
+        Ok(recovered)
+    }
+}
+
+impl RecoveredJob {
+    fn take(&mut self, key: &str, kind: &str, value: &[u8]) -> Result<(), String> {
+        let (kind, number) = kind.split_once('/').unwrap_or((kind, ""));
+        match kind {
+            "request" => self.job = Some(decode(key, value)?),
+            "step" => self.steps.push(decode(key, value)?),
+            "stage" => {
+                let number = number.parse().map_err(|_| format!("record {key} names no stage"))?;
+                self.stages.insert(StageId(number), decode(key, value)?);
+            }
+            "commit" => self.commits.push(decode(key, value)?),
+            "end" => self.end = Some(decode(key, value)?),
+            _ => return Err(format!("record {key} is of a later version")),
+        }
+        Ok(())
+    }
+}
