@@ -8,7 +8,8 @@
 //!   shell ─append(batch)─▶ [ 7 │ 8 │ 9 ] ─▶ thread: one write, one sync ─▶ Durable(9) ─▶ shell
 //! ```
 //!
-//! What must not happen before a record is durable waits for that message; everything else does not.
+//! What must not happen before a record is durable waits for that message; everything else does not. Unless somebody
+//! waits, the thread lets batches come together for a moment: of a job that is over by then, nothing is written.
 //!
 //! | key | record | written |
 //! |---|---|---|
@@ -37,12 +38,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::error;
 
 use crate::error::{Result, SchedulerError};
 use crate::shell::message::{Message, WeakShellHandle};
+
+/// How long batches come together. Long enough that a short query is over, short against one whose loss would hurt.
+const LINGER: Duration = Duration::from_millis(50);
 
 /// Number of a batch; batches become durable in order.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,6 +65,14 @@ impl Op {
     pub(crate) fn put(key: String, record: &impl prost::Message) -> Self {
         Self::Put(key, record.encode_to_vec())
     }
+}
+
+/// A batch on its way to the thread.
+struct Append {
+    lsn: Lsn,
+    batch: Vec<Op>,
+    /// Somebody waits for it.
+    is_urgent: bool,
 }
 
 /// Where batches are written.
@@ -126,7 +138,7 @@ impl Drop for Bounded {
 
 /// The shell's end of a journal.
 pub(crate) struct Journal {
-    queue: Option<Sender<(Lsn, Vec<Op>)>>,
+    queue: Option<Sender<Append>>,
     thread: Option<JoinHandle<()>>,
     last: Lsn,
     durable: Lsn,
@@ -141,7 +153,7 @@ impl Journal {
 
     /// Writes to `store` on a thread of its own, and tells the shell what is durable.
     pub(crate) fn start(store: Box<dyn Store>, shell: WeakShellHandle) -> Result<Self> {
-        let (queue, batches) = channel();
+        let (queue, batches) = channel::<Append>();
         let failed = Arc::new(AtomicBool::new(false));
         let has_failed = Arc::clone(&failed);
         let thread = thread::Builder::new()
@@ -163,12 +175,22 @@ impl Journal {
 
     /// Appends a batch. Its number, once durable, comes with [`Message::Durable`].
     pub(crate) fn append(&mut self, batch: Vec<Op>) -> Lsn {
+        self.send(batch, false)
+    }
+
+    /// Appends a batch that somebody waits for.
+    pub(crate) fn append_now(&mut self, batch: Vec<Op>) -> Lsn {
+        self.send(batch, true)
+    }
+
+    fn send(&mut self, batch: Vec<Op>, is_urgent: bool) -> Lsn {
         let Some(queue) = &self.queue else { return self.last };
         self.last.0 += 1;
-        if queue.send((self.last, batch)).is_err() {
-            self.durable = self.last;
+        let lsn = self.last;
+        if queue.send(Append { lsn, batch, is_urgent }).is_err() {
+            self.durable = lsn;
         }
-        self.last
+        lsn
     }
 
     /// Everything up to here is durable, or never will be.
@@ -192,12 +214,16 @@ impl Drop for Journal {
 }
 
 /// The thread: takes what has come together, writes it, says so. After an error it writes nothing more.
-fn write(mut store: Box<dyn Store>, batches: &Receiver<(Lsn, Vec<Op>)>, shell: &WeakShellHandle, failed: &AtomicBool) {
-    while let Ok((mut last, first)) = batches.recv() {
-        let mut group = vec![first];
-        while let Ok((lsn, batch)) = batches.try_recv() {
-            last = lsn;
-            group.push(batch);
+fn write(mut store: Box<dyn Store>, batches: &Receiver<Append>, shell: &WeakShellHandle, failed: &AtomicBool) {
+    while let Ok(first) = batches.recv() {
+        let until = Instant::now() + LINGER;
+        let (mut last, mut is_urgent, mut group) = (first.lsn, first.is_urgent, vec![first.batch]);
+        loop {
+            let wait = if is_urgent { Duration::ZERO } else { until.saturating_duration_since(Instant::now()) };
+            let Ok(next) = batches.recv_timeout(wait) else { break };
+            last = next.lsn;
+            is_urgent |= next.is_urgent;
+            group.push(next.batch);
         }
         if !failed.load(Ordering::Relaxed)
             && let Err(problem) = store.write(&group)

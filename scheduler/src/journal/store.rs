@@ -162,6 +162,10 @@ impl Store for SledStore {
                 }
             }
         }
+        changes.retain(|key, value| value.is_some() || self.records.contains_key(key));
+        if changes.is_empty() {
+            return Ok(());
+        }
         catch(|| self.generation.apply(&changes, &self.records))??;
         catch(|| self.generation.sync())?.map_err(|error| format!("cannot sync: {error}"))?;
         for (key, value) in changes {

@@ -34,7 +34,9 @@ impl Shell {
         }
         job.is_journalled = true;
         let record = record::Job { request: Some(request), submitted: unix_millis() };
-        let lsn = self.journal.append(vec![Op::put(keys::request(id), &record)]);
+        let batch = vec![Op::put(keys::request(id), &record)];
+        // The client of a detached query waits for nothing else.
+        let lsn = if job.terms.detached { self.journal.append_now(batch) } else { self.journal.append(batch) };
         self.accepting.push_back((lsn, id.clone()));
     }
 
@@ -77,7 +79,7 @@ impl Shell {
                 let record = record::Executor { incarnation: life.1.0, host, port };
                 self.journal.append(vec![Op::put(key, &record)]);
             }
-            None => self.barrier = self.journal.append(vec![Op::Delete(key)]),
+            None => self.barrier = self.journal.append_now(vec![Op::Delete(key)]),
         }
     }
 
@@ -95,7 +97,7 @@ impl Shell {
             }
         }
         for batch in batches.into_values() {
-            self.barrier = self.journal.append(batch);
+            self.barrier = self.journal.append_now(batch);
         }
     }
 
