@@ -11,13 +11,13 @@ use crate::{cargo, process};
 /// What the task needs built.
 const BINARIES: [&str; 4] = ["ballista-scheduler", "ballista-executor", "datagen", "chaos"];
 
-/// Kills, halts, drains and cuts off executors of a cluster while it runs TPC-H at scale factor 0.1; no query may fail,
-/// hang or be wrong.
+/// Kills, halts, drains and cuts off executors of a cluster while it runs TPC-H at scale factor 0.1, and kills its
+/// scheduler; no query may fail, hang or be wrong.
 ///
-/// All scenarios with 50 faults each take about 20 minutes.
+/// All scenarios with 50 faults each take about 25 minutes.
 #[derive(Debug, Default, Args)]
 pub struct Options {
-    /// A few faults of each kind, in about a minute
+    /// A few faults of each kind, in about two minutes
     #[arg(long)]
     quick: bool,
     /// Arguments for the program, which its --help lists: --scenario kill,cut --faults 50 --seed 7

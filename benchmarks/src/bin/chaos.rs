@@ -29,7 +29,7 @@ struct Options {
     #[arg(long)]
     binaries: Option<PathBuf>,
     /// Which faults, one scenario after the other
-    #[arg(long, value_delimiter = ',', default_values = ["kill", "write", "zombie", "drain", "cut", "flip", "partition", "stall", "slow", "scheduler", "commit", "both"])]
+    #[arg(long, value_delimiter = ',', default_values = ["kill", "write", "zombie", "drain", "cut", "flip", "partition", "stall", "link", "slow", "scheduler", "commit", "both"])]
     scenario: Vec<Scenario>,
     /// Faults of each scenario
     #[arg(long, default_value_t = 10, overrides_with = "faults")]

@@ -38,6 +38,8 @@ pub struct Fleet {
     executors: Vec<Daemon>,
     /// Before their ports, one for each.
     proxies: Vec<Proxy>,
+    /// Between each of them and the scheduler.
+    links: Vec<Proxy>,
     started: usize,
     /// Of the scheduler, those that were killed before they were ready included.
     restarts: usize,
@@ -71,11 +73,15 @@ impl Fleet {
             scheduler,
             executors: Vec::new(),
             proxies: Vec::new(),
+            links: Vec::new(),
             started: 0,
             restarts: 0,
         };
         for number in 0..executors {
             fleet.proxies.push(Proxy::start().await?);
+            let link = Proxy::start().await?;
+            link.lead_to(port);
+            fleet.links.push(link);
             let executor = fleet.start_executor(number)?;
             fleet.executors.push(executor);
         }
@@ -132,10 +138,15 @@ impl Fleet {
         &self.proxies[executor]
     }
 
+    /// What stands between an executor and the scheduler.
+    pub fn link(&self, executor: usize) -> &Proxy {
+        &self.links[executor]
+    }
+
     fn start_executor(&mut self, number: usize) -> Result<Daemon> {
         let name = format!("executor-{}", self.started);
         self.started += 1;
-        let (port, slots) = (self.port.to_string(), self.slots.to_string());
+        let (port, slots) = (self.links[number].port().to_string(), self.slots.to_string());
         let work_dir = self.dir.join("work");
         let arguments = ["--scheduler-host", "127.0.0.1", "--scheduler-port", &port, "--slots", &slots];
         let arguments = arguments.into_iter().chain(["--memory", "1GiB", "--work-dir"]).map(str::to_owned);

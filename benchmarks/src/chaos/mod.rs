@@ -38,6 +38,8 @@ pub enum Scenario {
     Partition,
     /// Nothing comes from an executor, for some seconds, and nothing breaks
     Stall,
+    /// An executor does not reach the scheduler, for a moment or for longer than its lease
+    Link,
     /// An executor gets a twentieth of its time
     Slow,
     /// The scheduler dies by SIGKILL, every fourth time again while it starts, and is started again
@@ -65,6 +67,7 @@ impl Scenario {
             Self::Flip => "flip",
             Self::Partition => "partition",
             Self::Stall => "stall",
+            Self::Link => "link",
             Self::Slow => "slow",
             Self::Scheduler => "scheduler",
             Self::Commit => "commit",
@@ -152,6 +155,18 @@ pub async fn strike(
         Scenario::Flip => damage(fleet, victim, Damage::FlipAfter(draws.below(200_000)), 0).await,
         Scenario::Partition => damage(fleet, victim, Damage::Refuse, 1_000 + draws.below(3_000)).await,
         Scenario::Stall => damage(fleet, victim, Damage::Stall, 1_000 + draws.below(3_000)).await,
+        Scenario::Link => {
+            let millis = if number % 3 == 2 { 2_500 } else { draws.below(1_000) };
+            let link = fleet.link(victim);
+            let before = link.fired();
+            link.set(Damage::Refuse);
+            tokio::time::sleep(Duration::from_millis(millis + 50)).await;
+            link.set(Damage::None);
+            match link.fired() > before {
+                true => Ok(1),
+                false => Err(Error::other("no connection to the scheduler broke")),
+            }
+        }
         Scenario::Slow => {
             for _ in 0..20 {
                 fleet.signal(victim, Signal::Stop)?;
