@@ -143,7 +143,8 @@ impl JobCall {
                             self.look_at(&event);
                             return Poll::Ready(Some(Ok(event)));
                         }
-                        None if self.is_over && self.request.is_some() => {
+                        // What remains to be read is at the executors.
+                        None | Some(Err(_)) if self.is_over && self.request.is_some() => {
                             self.state = State::Ended;
                             return Poll::Ready(None);
                         }

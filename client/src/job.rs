@@ -156,7 +156,7 @@ impl JobStream {
             Some(Event::Accepted(accepted)) => {
                 tracing::debug!(job = accepted.job, scheduler = self.cluster.name(), "job accepted");
                 let is_known = self.job.as_ref() == Some(&accepted.job);
-                if self.job.is_some() || accepted.resumed {
+                if !(is_known && !accepted.resumed) && (self.job.is_some() || accepted.resumed) {
                     // Of another job, nothing counts.
                     let counts: HashSet<u32> = accepted.tasks.into_iter().filter(|_| is_known).collect();
                     self.parts.keep_only(&counts)?;
@@ -180,6 +180,10 @@ impl JobStream {
                     None => self.parts_without_task += 1,
                 }
                 self.final_stage = part.task.as_ref().map(|task| task.stage);
+                if self.job.is_none() {
+                    // Rows may come before the job is accepted, which is when it is written down.
+                    self.job = part.task.as_ref().map(|task| task.job.clone());
+                }
                 let order = part.ordered.then_some(part.order);
                 let is_inline = part.location.is_none();
                 let rows = open(Arc::clone(&self.cluster), part, Arc::clone(&self.schema));

@@ -154,7 +154,7 @@ registry! {
     job_weight: u64 = 1, "ballista.job.weight",
         "Share of the cluster's slots relative to other jobs; at least 1.";
     idempotency_key: String = String::new(), "ballista.job.idempotency_key",
-        "A name for the next query, of your choice: sent again under the same name, even by another client or after an error, it is not run again as long as its result is kept (15 minutes after its end), but gives that. For writes that must happen once. Reset it after that query.";
+        "A name for the next query, of your choice: sent again under the same name, even by another client, it is not run again while it runs or its result is kept (15 minutes after its end), but gives that; after an error it is run again. For writes that must happen once. Reset it after that query.";
     spark_functions: bool = false, "ballista.functions.spark",
         "Spark's functions take the place of DataFusion's own of the same names (`abs`, `avg`, `date_add`, `length`, …), and those that only Spark has are added. Must be set when the session is made. Functions of the application stay.";
     single_task_bytes: u64 = 64 << 20, "ballista.planner.single_task_bytes",

@@ -84,7 +84,17 @@ pub(super) async fn explain(
 
 /// A request that makes sense.
 pub(crate) fn accept_request(request: proto::ExecuteRequest) -> Result<(PlanRequest, Terms)> {
-    check_versions("the client", request.protocol_version, &request.datafusion_version)?;
+    check_request_versions(&request)?;
+    split_request(request)
+}
+
+/// Whether a request is of versions that go together with ours.
+pub(crate) fn check_request_versions(request: &proto::ExecuteRequest) -> Result<()> {
+    check_versions("the client", request.protocol_version, &request.datafusion_version)
+}
+
+/// The parts of a request, whatever its version.
+pub(crate) fn split_request(request: proto::ExecuteRequest) -> Result<(PlanRequest, Terms)> {
     let proto::ExecuteRequest { session_id, plan, settings, analyze, keep, stores, .. } = request;
     let proto::ExecuteRequest { key, key_is_users, detached, schema, .. } = request;
     if key.len() > MAX_KEY_BYTES {

@@ -81,6 +81,10 @@ impl Clients {
         before > 0 && self.0.is_empty()
     }
 
+    pub(crate) fn connections(&self) -> impl Iterator<Item = Connection> {
+        self.0.iter().map(|follower| follower.connection)
+    }
+
     pub(crate) fn send(&self, event: Event) {
         if let Some((last, others)) = self.0.split_last() {
             others.iter().for_each(|follower| follower.queue.send(event.clone()));

@@ -50,7 +50,7 @@ impl Shell {
 
     /// Writes down which outputs make up a finished stage.
     pub(super) fn write_outputs(&mut self, id: &JobId, finished: &StageFinished) {
-        let Some(job) = self.jobs.get(id).filter(|job| job.is_journalled && !job.is_restoring) else { return };
+        let Some(job) = self.jobs.get(id).filter(|job| job.is_journalled) else { return };
         let attempt = job.stages.get(&finished.stage).map_or(0, |stage| stage.attempt);
         let output = |output: &ballista_scheduler_core::TaskOutput| record::Task {
             task: output.task.task.0,

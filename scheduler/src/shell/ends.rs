@@ -64,7 +64,10 @@ impl KeptEnd {
 impl Shell {
     /// A job is being freed: keeps its end if somebody may come for it.
     pub(super) fn keep_end(&mut self, id: &JobId, job: &mut Job) {
-        self.followed.retain(|_, followed| followed != id);
+        let attaching = job.attaching.iter().map(|follower| follower.connection);
+        for connection in job.clients.connections().chain(attaching) {
+            self.followed.remove(&connection);
+        }
         let users = job.terms.key_is_users && !matches!(job.end, Some(End::Failed(_) | End::Cancelled));
         let somebody_comes = job.terms.detached
             || (job.publishing && !job.terms.key.is_empty())

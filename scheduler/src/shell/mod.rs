@@ -268,12 +268,13 @@ impl Shell {
     fn submit(&mut self, submission: Submission) {
         let now = self.now();
         let Submission { job: id, request, terms, record, follower } = submission;
-        if let Some(known) = self.by_key.get(&terms.key).cloned() {
+        let is_there = |id: &&JobId| self.jobs.contains_key(*id) || self.kept_ends.contains_key(*id);
+        if let Some(known) = self.by_key.get(&terms.key).filter(is_there).cloned() {
             self.attach(&known, follower);
             return;
         }
         let mut job = Job::new(request, terms, now);
-        self.followed.insert(follower.connection, id.clone());
+        let connection = follower.connection;
         job.clients.add(follower);
         let refused = if self.jobs.len() >= self.config.max_jobs {
             Some(format!("the cluster runs {} jobs, which is its limit; try again later", self.jobs.len()))
@@ -287,6 +288,7 @@ impl Shell {
             return;
         }
         info!(job = %id, name = %job.name, "job accepted");
+        self.followed.insert(connection, id.clone());
         self.write_job(&id, &mut job, record);
         if !job.terms.key.is_empty() {
             self.by_key.insert(job.terms.key.clone(), id.clone());

@@ -30,7 +30,7 @@ use crate::journal::recovered::{Recovered, RecoveredJob};
 use crate::journal::{Op, keys};
 use crate::planner::{PlanRequest, Planner, PlannerFactory};
 use crate::planning::job::{ClusterShape, ExecutorShape, PlanStep, StageResult};
-use crate::service::execute::accept_request;
+use crate::service::execute::{check_request_versions, split_request};
 
 /// A job that was planned as before.
 struct Replayed {
@@ -92,7 +92,11 @@ impl Shell {
         let now = self.now();
         let needs_secrets = !request.stores.is_empty();
         let name = request.session_id.clone();
-        let (plan_request, terms) = accept_request(request.clone()).ok()?;
+        let (plan_request, terms) = split_request(request.clone()).ok()?;
+        let replayed = replayed.and_then(|replayed| match check_request_versions(&request) {
+            Ok(()) => Ok(replayed),
+            Err(error) => Err(ClassifiedError::new(ErrorClass::Infra, error.to_string())),
+        });
         let mut job = Job::new(plan_request, terms, now);
         (job.is_journalled, job.accepted, job.left) = (true, true, Some(now));
         let problem = match &replayed {
@@ -246,7 +250,7 @@ fn restored_task(record: &record::Task) -> RestoredTask {
 /// A job as it was submitted.
 fn submitted(job: &record::Job) -> Option<(PlanRequest, proto::ExecuteRequest)> {
     let request = job.request.clone()?;
-    Some((accept_request(request.clone()).ok()?.0, request))
+    Some((split_request(request.clone()).ok()?.0, request))
 }
 
 /// Tells a planner what it was told before. An error if that gives something else.
