@@ -46,6 +46,8 @@ pub(crate) struct JobCall {
     is_over: bool,
     /// The scheduler frees the job by itself then.
     frees_itself: bool,
+    /// A second run would write a second time.
+    writes: bool,
 }
 
 /// How a stream is had again.
@@ -103,18 +105,26 @@ impl JobCall {
         })?;
         cluster.set_reached();
         let state = State::Open(Box::new(events));
-        Ok(Self { cluster, request: Some(request), state, job: String::new(), is_over: false, frees_itself })
+        Ok(Self {
+            cluster,
+            request: Some(request),
+            state,
+            job: String::new(),
+            is_over: false,
+            frees_itself,
+            writes: false,
+        })
     }
 
     /// Events that cannot be had again.
     pub(crate) fn once(cluster: Arc<Cluster>, events: Events) -> Self {
         let state = State::Open(Box::new(events));
-        Self { cluster, request: None, state, job: String::new(), is_over: true, frees_itself: true }
+        Self { cluster, request: None, state, job: String::new(), is_over: true, frees_itself: true, writes: false }
     }
 
     /// The job's result has to be given back: it writes, so that its end is kept until the client has heard of it.
     pub(crate) fn writes(mut self) -> Self {
-        self.frees_itself = false;
+        (self.frees_itself, self.writes) = (false, true);
         self
     }
 
@@ -172,6 +182,9 @@ impl JobCall {
                 self.job.clone_from(&accepted.job);
                 // Whatever ended was another job, or comes again.
                 self.is_over = self.request.is_none() && self.is_over;
+                if let Some(Request::Execute(request)) = self.request.as_mut().filter(|_| self.writes) {
+                    request.resume_only = true;
+                }
             }
             Some(Event::Result(part)) if part.location.is_some() => self.frees_itself = false,
             Some(Event::Finished(_) | Event::Failed(_)) => self.is_over = true,

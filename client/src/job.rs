@@ -156,7 +156,7 @@ impl JobStream {
             Some(Event::Accepted(accepted)) => {
                 tracing::debug!(job = accepted.job, scheduler = self.cluster.name(), "job accepted");
                 let is_known = self.job.as_ref() == Some(&accepted.job);
-                if !(is_known && !accepted.resumed) && (self.job.is_some() || accepted.resumed) {
+                if accepted.resumed || (!is_known && self.job.is_some()) {
                     // Of another job, nothing counts.
                     let counts: HashSet<u32> = accepted.tasks.into_iter().filter(|_| is_known).collect();
                     self.parts.keep_only(&counts)?;

@@ -106,7 +106,7 @@ impl Writes {
     pub(crate) fn free_job(&self, job: &JobId) {
         let mut tasks = self.tasks.lock();
         // Running ones end through `end`, which finds their job gone or discards what it finds.
-        let is_over = |phase: &Phase| matches!(phase, Phase::Staged(_) | Phase::Over(_));
+        let is_over = |phase: &Phase| matches!(phase, Phase::Staged(_) | Phase::Publishing | Phase::Over(_));
         let freed = tasks.extract_if(|task, phase| task.job == *job && is_over(phase));
         for (_, phase) in freed {
             if let Phase::Staged(staged) = phase {

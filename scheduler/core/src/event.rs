@@ -22,6 +22,9 @@ pub enum Event {
         executors: Vec<(ExecutorId, Incarnation)>,
         /// The jobs that had not ended, in the order of their submission.
         jobs: Vec<RestoredJob>,
+        /// Stages that are planned from now on start with this attempt, which no stage of before has reached: what
+        /// executors still have of a plan that was forgotten is not taken for theirs.
+        first_attempt: u32,
     },
     /// An executor registered. A known incarnation is back after its connection broke; another one replaces the former,
     /// which is lost; one that was lost before is refused for good.

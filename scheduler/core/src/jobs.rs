@@ -113,7 +113,9 @@ impl State {
             let life = |(executor, bytes): &(_, u64)| Some((self.executors.current(executor)?, *bytes));
             let lives = |holders: &Vec<(_, u64)>| holders.iter().filter_map(life).collect();
             let preferred: Vec<Vec<_>> = spec.preferred.iter().map(lives).collect();
-            if job.stages.insert(spec.stage, Stage::new(spec, &preferred)).is_some() {
+            let mut stage = Stage::new(spec, &preferred);
+            (stage.attempt, stage.starts_at) = (self.first_attempt, self.first_attempt);
+            if job.stages.insert(spec.stage, stage).is_some() {
                 return Err(format!("stage {} is planned twice", spec.stage));
             }
             if spec.is_final && job.final_stage.replace(spec.stage).is_some() {
@@ -358,7 +360,7 @@ impl State {
     /// not planned as one task, was planned again before, or has rows at the client already.
     pub(crate) fn plan_in_smaller_tasks(&mut self, seq: JobSeq, out: &mut Vec<Effect>) -> bool {
         let Some(job) = self.jobs.get_mut(&seq) else { return false };
-        let only_task = |stage: &Stage| stage.is_final && stage.next_task == 1 && stage.is_done() && !stage.streamed;
+        let only_task = |stage: &Stage| stage.is_final && stage.tasks.len() == 1 && stage.is_done() && !stage.streamed;
         let one_task = job.complete && job.stages.len() == 1 && job.stages.values().all(only_task);
         if !one_task || job.planned_again {
             return false;

@@ -211,7 +211,7 @@ impl State {
         if stage.deterministic || !stage.consumers.iter().any(has_started) {
             return true;
         }
-        if stage.attempt >= MAX_STAGE_ATTEMPTS {
+        if stage.attempt.saturating_sub(stage.starts_at) >= MAX_STAGE_ATTEMPTS {
             let message = format!(
                 "stage {first} would not give the same rows again and has lost outputs {MAX_STAGE_ATTEMPTS} times after \
                  they were read; look into the executors' logs for what goes wrong there"

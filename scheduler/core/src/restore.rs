@@ -48,11 +48,13 @@ impl State {
         &mut self,
         executors: Vec<(ExecutorId, Incarnation)>,
         jobs: Vec<RestoredJob>,
+        first_attempt: u32,
         out: &mut Vec<Effect>,
     ) {
         if self.next_job > 0 || self.restoring.is_some() || self.executors.iter().next().is_some() {
             return;
         }
+        self.first_attempt = first_attempt;
         let until = Instant64(self.now.0.saturating_add(self.limits.restore_millis));
         self.restoring = Some(Restoring { expected: executors.into_iter().collect(), until });
         for restored in jobs.into_iter().filter(|job| !job.stages.is_empty()) {
@@ -301,6 +303,7 @@ fn job_of(restored: RestoredJob, now: Instant64) -> Job {
     for RestoredStage { spec, attempt, announced, first_new } in restored.stages {
         let mut stage = Stage::new(&spec, &[]);
         (stage.attempt, stage.next_task, stage.first_attempt) = (attempt, first_new, first_new);
+        stage.starts_at = attempt;
         if let Some(outputs) = announced {
             (stage.phase, stage.announced, stage.shrunk) = (Phase::Finished, true, true);
             stage.expect(&outputs);

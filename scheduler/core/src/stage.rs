@@ -99,6 +99,8 @@ pub(crate) struct Stage {
     pub(crate) deterministic: bool,
     /// How often the whole stage was started before.
     pub(crate) attempt: u32,
+    /// Its first one in this life of the scheduler.
+    pub(crate) starts_at: u32,
     /// Attempts of tasks of before a restart have smaller numbers.
     pub(crate) first_attempt: u32,
     pub(crate) phase: Phase,
@@ -155,6 +157,7 @@ impl Stage {
             is_kept: spec.is_kept,
             deterministic: spec.deterministic,
             attempt: 0,
+            starts_at: 0,
             first_attempt: 0,
             phase: Phase::Open,
             announced: false,

@@ -115,6 +115,8 @@ pub struct State {
     pub(crate) ended: VecDeque<JobView>,
     /// After a restart, until the executors of before are back.
     pub(crate) restoring: Option<Restoring>,
+    /// Of stages that are planned.
+    pub(crate) first_attempt: u32,
 }
 
 impl State {
@@ -131,6 +133,7 @@ impl State {
             delayed: BTreeSet::new(),
             ended: VecDeque::new(),
             restoring: None,
+            first_attempt: 0,
         }
     }
 
@@ -140,7 +143,9 @@ impl State {
         self.now = self.now.max(now);
         let mut out = Vec::new();
         match event {
-            Event::Restored { executors, jobs } => self.restored(executors, jobs, &mut out),
+            Event::Restored { executors, jobs, first_attempt } => {
+                self.restored(executors, jobs, first_attempt, &mut out);
+            }
             Event::ExecutorJoined { executor, incarnation, slots, held } => {
                 self.executor_joined(executor, incarnation, slots, held, &mut out);
             }

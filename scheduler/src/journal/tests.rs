@@ -30,7 +30,7 @@ fn batch(number: u64) -> Vec<Op> {
     let size = if number.is_multiple_of(7) { 600_000 } else { 500 };
     let task = record::Task { task: number as u32, attempt: 0, partitions: vec![number as u32; size / 5] };
     let mut ops = vec![
-        Op::put(keys::step(&job(number), 0), &record::Step { reason: None, digest: number }),
+        Op::put(keys::step(&job(number), 0), &record::Step { reason: None, digest: number, attempt: 0 }),
         Op::put(keys::commit(&job(number), ballista_core::TaskId(0)), &task),
     ];
     if number > KEPT {

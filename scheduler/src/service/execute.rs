@@ -35,10 +35,11 @@ pub struct ClientStream {
 /// Submits a query, or follows the one of the same key.
 pub(crate) async fn execute(shell: &ShellHandle, request: proto::ExecuteRequest) -> Result<ClientStream> {
     let comes_back = !request.key.is_empty() || request.detached;
+    let resume_only = request.resume_only;
     let record = comes_back.then(|| request.clone());
     let (request, terms) = accept_request(request)?;
     let (stream, follower) = follow(shell);
-    let submission = Submission { job: JobId::random(), request, terms, record, follower };
+    let submission = Submission { job: JobId::random(), request, terms, resume_only, record, follower };
     shell.send(Message::Submit(Box::new(submission))).await?;
     Ok(stream)
 }

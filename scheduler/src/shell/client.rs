@@ -74,11 +74,12 @@ impl Clients {
         self.0.push(follower);
     }
 
-    /// Whether this was the last one.
-    pub(crate) fn remove(&mut self, connection: Connection) -> bool {
-        let before = self.0.len();
+    pub(crate) fn remove(&mut self, connection: Connection) {
         self.0.retain(|follower| follower.connection != connection);
-        before > 0 && self.0.is_empty()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     pub(crate) fn connections(&self) -> impl Iterator<Item = Connection> {

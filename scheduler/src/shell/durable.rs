@@ -43,7 +43,7 @@ impl Shell {
     /// Writes down what a planner was told and what came of it.
     pub(super) fn write_step(&mut self, id: &JobId, reason: record::step::Reason, stages: &[PlannedStage]) {
         let Some(job) = self.jobs.get_mut(id).filter(|job| job.is_journalled) else { return };
-        let step = record::Step { reason: Some(reason), digest: digest(stages) };
+        let step = record::Step { reason: Some(reason), digest: digest(stages), attempt: self.config.first_attempt() };
         self.journal.append(vec![Op::put(keys::step(id, job.planning.steps), &step)]);
         job.planning.steps += 1;
     }
@@ -79,7 +79,14 @@ impl Shell {
                 let record = record::Executor { incarnation: life.1.0, host, port };
                 self.journal.append(vec![Op::put(key, &record)]);
             }
-            None => self.barrier = self.journal.append_now(vec![Op::Delete(key)]),
+            None => {
+                let other = self.executors.lives().into_iter().find(|other| other.0 == life.0);
+                match other {
+                    // Another process has taken its place, and its record.
+                    Some(other) => self.write_executor(&other),
+                    None => self.barrier = self.journal.append_now(vec![Op::Delete(key)]),
+                }
+            }
         }
     }
 

@@ -281,9 +281,6 @@ impl Shell {
             // All rows are here; what has to be kept for clients is kept in memory and in the journal.
             self.events.push_back(Event::ClientDone { job: id.clone() });
         }
-        if is_kept {
-            self.import_kept(id);
-        }
     }
 
     /// Drops the record of a job, and with it everything that was kept for it but its end, if somebody may come for that.
@@ -298,6 +295,10 @@ impl Shell {
         self.ended.push_back(info);
         while self.ended.len() > ENDED_JOBS {
             self.ended.pop_front();
+        }
+        // Clients that came back while it was not known what counts.
+        for follower in std::mem::take(&mut job.attaching) {
+            job.attach(id, follower);
         }
         self.keep_end(id, &mut job);
     }

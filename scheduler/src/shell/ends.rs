@@ -72,13 +72,18 @@ impl Shell {
         let somebody_comes = job.terms.detached
             || (job.publishing && !job.terms.key.is_empty())
             || (job.left.is_some() && !job.terms.key.is_empty());
-        let is_kept = job.end.is_some() && !job.has_remote_parts() && (users || (somebody_comes && !job.is_closed));
+        let is_complete = job.end != Some(End::Finished) || !job.has_remote_parts();
+        let is_kept = job.end.is_some() && is_complete && (users || (somebody_comes && !job.is_closed));
         let mut batch = Vec::new();
         if job.is_journalled {
             batch.push(Op::DeleteAll(keys::job(id)));
         }
         if is_kept {
-            let keeps = if users || job.terms.detached { self.config.result_ttl } else { self.config.client_grace };
+            let keeps = if users || job.terms.detached || job.publishing {
+                self.config.result_ttl
+            } else {
+                self.config.client_grace
+            };
             let until = unix_millis().saturating_add(u64::try_from(keeps.as_millis()).unwrap_or(u64::MAX));
             let parts = std::mem::take(&mut job.parts).into_values().map(ToClient::Result);
             let parts = parts.filter(|_| job.end == Some(End::Finished));
@@ -135,7 +140,6 @@ impl Shell {
             if let Some(job) = self.jobs.get_mut(&id) {
                 // Not again at the next tick, if it cannot end now.
                 job.left = None;
-                job.is_closed = true;
             }
             self.client_done(&id);
         }

@@ -53,12 +53,12 @@ impl Session {
         (Self { id, queue, _open: open }, SessionEnd { messages, given_up })
     }
 
-    /// Queues a message; an error says why the executor counts as lost.
+    /// Queues a message; an error says why the executor counts as lost. That the stream has ended, its reader tells.
     pub(crate) fn send(&self, message: Outgoing) -> Result<(), &'static str> {
-        self.queue.try_send(message).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => "it does not take its messages",
-            mpsc::error::TrySendError::Closed(_) => "its session stream closed",
-        })
+        match self.queue.try_send(message) {
+            Err(mpsc::error::TrySendError::Full(_)) => Err("it does not take its messages"),
+            Err(mpsc::error::TrySendError::Closed(_)) | Ok(()) => Ok(()),
+        }
     }
 }
 

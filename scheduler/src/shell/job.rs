@@ -220,13 +220,13 @@ impl Job {
     }
 
     /// Adds a stage; its plan is kept elsewhere.
-    pub(crate) fn add_stage(&mut self, planned: &PlannedStage) {
+    pub(crate) fn add_stage(&mut self, planned: &PlannedStage, attempt: u32) {
         if let Some(analysis) = &mut self.analysis {
             analysis.add_stage(planned);
         }
         let stage = Stage {
             is_final: planned.is_final,
-            attempt: 0,
+            attempt,
             is_import: false,
             ordered: planned.ordered,
             inputs: planned.inputs.clone(),

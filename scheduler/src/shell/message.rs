@@ -69,6 +69,8 @@ pub(crate) struct Submission {
     pub(crate) job: JobId,
     pub(crate) request: PlanRequest,
     pub(crate) terms: Terms,
+    /// Follow the job of its key, or fail.
+    pub(crate) resume_only: bool,
     /// As it came, if it may have to be written down.
     pub(crate) record: Option<proto::ExecuteRequest>,
     pub(crate) follower: Follower,

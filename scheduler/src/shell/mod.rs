@@ -37,7 +37,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ballista_core::{ClassifiedError, ErrorClass, ExecutorId, JobId, StageId, TaskKey};
+use ballista_core::{ClassifiedError, ErrorClass, ExecutorId, JobId, TaskKey};
 use ballista_exchange::TicketKey;
 use ballista_proto as proto;
 use ballista_scheduler_core::{Effect, Event, Instant64, Limits, OutputStats, State};
@@ -82,6 +82,13 @@ pub(crate) struct ShellConfig {
     pub(crate) starts: u32,
 }
 
+impl ShellConfig {
+    /// Of stages that are planned: larger than any of the starts before.
+    fn first_attempt(&self) -> u32 {
+        (self.starts.saturating_sub(1) % 4096) * 1_000
+    }
+}
+
 /// The shell's state; see the module's documentation.
 pub(crate) struct Shell {
     config: ShellConfig,
@@ -118,8 +125,6 @@ pub(crate) struct Shell {
     brought: HashMap<TaskKey, proto::TaskOutput>,
     /// Executors of before a restart, until that is over.
     expected: Vec<ExecutorId>,
-    /// Rows that jobs of before a restart read of others, which have not finished yet.
-    imports_due: Vec<(JobId, StageId, JobId)>,
     stopping: bool,
 }
 
@@ -155,7 +160,6 @@ impl Shell {
             aside: VecDeque::new(),
             brought: HashMap::new(),
             expected: Vec::new(),
-            imports_due: Vec::new(),
             stopping: false,
         }
     }
@@ -267,16 +271,23 @@ impl Shell {
 
     fn submit(&mut self, submission: Submission) {
         let now = self.now();
-        let Submission { job: id, request, terms, record, follower } = submission;
+        let Submission { job: id, request, terms, resume_only, record, follower } = submission;
         let is_there = |id: &&JobId| self.jobs.contains_key(*id) || self.kept_ends.contains_key(*id);
-        if let Some(known) = self.by_key.get(&terms.key).filter(is_there).cloned() {
+        let known = self.by_key.get(&terms.key).filter(|_| !terms.key.is_empty()).filter(is_there);
+        if let Some(known) = known.cloned() {
             self.attach(&known, follower);
             return;
         }
         let mut job = Job::new(request, terms, now);
         let connection = follower.connection;
         job.clients.add(follower);
-        let refused = if self.jobs.len() >= self.config.max_jobs {
+        let refused = if resume_only {
+            Some(
+                "the scheduler does not know the query any more: it was restarted without a state directory, or the client \
+                 was away for too long; what the query wrote may be published or not"
+                    .to_owned(),
+            )
+        } else if self.jobs.len() >= self.config.max_jobs {
             Some(format!("the cluster runs {} jobs, which is its limit; try again later", self.jobs.len()))
         } else if job.terms.detached && self.journal.has_failed() {
             Some("the scheduler's journal cannot be written, so it takes no detached queries; see its log".to_owned())
@@ -333,7 +344,8 @@ impl Shell {
         let now = self.now();
         let Some(job) = self.jobs.get_mut(&id) else { return };
         job.attaching.retain(|follower| follower.connection != connection);
-        if !job.clients.remove(connection) {
+        job.clients.remove(connection);
+        if !job.clients.is_empty() || !job.attaching.is_empty() {
             return;
         }
         job.left = Some(now);

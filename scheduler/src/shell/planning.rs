@@ -170,7 +170,7 @@ impl Shell {
         for planned in stages {
             let PlannedStage { stage, partitions, display: text, .. } = &planned;
             trace!(job = %id, %stage, partitions, "stage planned\n{text}");
-            job.add_stage(&planned);
+            job.add_stage(&planned, self.config.first_attempt());
             specs.push(spec(job, &planned));
             self.plans.insert(id, planned.stage, planned.plan);
         }

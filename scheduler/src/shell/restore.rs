@@ -8,7 +8,7 @@
 //! **Failure modes.** A job that cannot be planned as before, because the scheduler has other settings or is another
 //! version now, starts over under another id; if it is detached or was publishing what it wrote, it fails.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use ballista_core::{ClassifiedError, ErrorClass, ExecutorId, Incarnation, JobId, StageId, TaskId};
@@ -76,7 +76,11 @@ impl Shell {
         }
         let executors = executors.await.unwrap_or_default();
         info!(jobs = count, executors = executors.len(), ends = self.kept_ends.len(), "state restored");
-        self.events.push_back(Event::Restored { executors, jobs: restored });
+        self.events.push_back(Event::Restored {
+            executors,
+            jobs: restored,
+            first_attempt: self.config.first_attempt(),
+        });
         self.drain();
         self.end_restoring();
     }
@@ -101,6 +105,9 @@ impl Shell {
         (job.is_journalled, job.accepted, job.left) = (true, true, Some(now));
         let problem = match &replayed {
             Err(error) => Some(error.message.clone()),
+            Ok(replayed) if replayed.steps.iter().any(|step| !step.imports.is_empty()) => {
+                Some("the rows that it reads of a client or a cache are gone".to_owned())
+            }
             Ok(_) if needs_secrets => Some("the options of its object stores are not written down".to_owned()),
             Ok(_) => None,
         };
@@ -131,12 +138,10 @@ impl Shell {
         job.planning.planner = planner.filter(|_| !complete || one_task);
         let weight = job.weight;
         self.jobs.insert(id.clone(), job);
-        let (mut specs, mut notes) = (Vec::new(), Vec::new());
-        for step in steps {
-            let imports =
-                step.imports.iter().filter_map(|(stage, from)| Some((*stage, JobId::new(from.as_str()).ok()?)));
-            self.imports_due.extend(imports.map(|(stage, from)| (id.clone(), stage, from)));
+        let (mut specs, mut notes, mut attempts) = (Vec::new(), Vec::new(), BTreeMap::new());
+        for (step, record) in steps.into_iter().zip(&known.steps) {
             notes.extend(step.notes);
+            attempts.extend(step.stages.iter().map(|planned| (planned.stage, record.attempt)));
             specs.extend(self.add_stages(&id, step.stages));
         }
         if spread {
@@ -150,7 +155,8 @@ impl Shell {
         let first_new = (self.config.starts % 4096) << 20;
         let stages = specs.into_iter().map(|spec| {
             let record = known.stages.get(&spec.stage);
-            let attempt = record.map_or(0, |record| record.attempt);
+            let planned = attempts.get(&spec.stage).copied().unwrap_or(0);
+            let attempt = record.map_or(planned, |record| record.attempt);
             if let Some(stage) = self.jobs.get_mut(&id).and_then(|job| job.stages.get_mut(&spec.stage)) {
                 stage.attempt = attempt;
             }
@@ -197,7 +203,9 @@ impl Shell {
             ),
         };
         job.is_journalled = true;
-        self.by_key.insert(job.terms.key.clone(), id.clone());
+        if !job.terms.key.is_empty() {
+            self.by_key.insert(job.terms.key.clone(), id.clone());
+        }
         job.fail(&id, &ClassifiedError::new(ErrorClass::Infra, message));
         job.publishing = true;
         self.keep_end(&id, &mut job);
@@ -219,16 +227,6 @@ impl Shell {
             job.is_restoring = false;
             for follower in std::mem::take(&mut job.attaching) {
                 job.attach(id, follower);
-            }
-        }
-    }
-
-    /// A job has finished whose rows others read: those of before a restart may have waited for that.
-    pub(super) fn import_kept(&mut self, from: &JobId) {
-        let due: Vec<_> = self.imports_due.extract_if(.., |(_, _, other)| other == from).collect();
-        for (id, stage, from) in due {
-            if let Err(error) = self.import(&id, &[(stage, from.to_string())]) {
-                self.fail(&id, &error);
             }
         }
     }

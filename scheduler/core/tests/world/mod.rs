@@ -323,7 +323,8 @@ impl World {
         }
         let lives = self.model.processes.iter().filter(|process| !process.fenced);
         let executors: Vec<_> = lives.map(|process| (process.executor.clone(), process.incarnation)).collect();
-        self.step(Event::Restored { executors, jobs })?;
+        let first_attempt = self.crashes as u32 * 1_000;
+        self.step(Event::Restored { executors, jobs, first_attempt })?;
         for job in unplanned {
             self.step(Event::JobSubmitted { job, weight: 1 })?;
         }
@@ -468,6 +469,8 @@ impl World {
             Event::PlanFailed { job, error: ClassifiedError::new(ErrorClass::User, "no such table") }
         } else {
             let (stages, complete) = dag.plan();
+            let first = self.crashes as u32 * 1_000;
+            self.attempts.extend(stages.iter().map(|spec| ((job.clone(), spec.stage), first)));
             self.model.planned(&job, &stages, dag.small);
             Event::Planned { job, stages, small: dag.small, complete }
         };
