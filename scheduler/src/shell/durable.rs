@@ -44,8 +44,14 @@ impl Shell {
     pub(super) fn write_step(&mut self, id: &JobId, reason: record::step::Reason, stages: &[PlannedStage]) {
         let Some(job) = self.jobs.get_mut(id).filter(|job| job.is_journalled) else { return };
         let step = record::Step { reason: Some(reason), digest: digest(stages), attempt: self.config.first_attempt() };
-        self.journal.append(vec![Op::put(keys::step(id, job.planning.steps), &step)]);
+        let batch = vec![Op::put(keys::step(id, job.planning.steps), &step)];
         job.planning.steps += 1;
+        if stages.iter().any(|stage| stage.commits) {
+            // A client has counts of a write before it is accepted otherwise, and the write would be another one then.
+            self.barrier = self.journal.append_now(batch);
+        } else {
+            self.journal.append(batch);
+        }
     }
 
     /// Writes down which outputs make up a finished stage.
