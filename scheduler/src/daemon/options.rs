@@ -29,11 +29,11 @@ Examples:
   inside a private network; --no-sql-sessions refuses SQL text.
     ballista-scheduler --bind-host 0.0.0.0 --advertise-host scheduler.internal --insecure
 
-Every option is also an environment variable, BALLISTA_SCHEDULER_BIND_PORT for --bind-port, and a key in the TOML file
-of --config, bind-port = 50050. A flag goes before the environment, the environment before the file.
-
   Queries that survive the scheduler: kill it, start it again, and they go on.
     ballista-scheduler --state-dir /var/lib/ballista
+
+Every option is also an environment variable, BALLISTA_SCHEDULER_BIND_PORT for --bind-port, and a key in the TOML file
+of --config, bind-port = 50050. A flag goes before the environment, the environment before the file.
 
 Stops cleanly on SIGTERM and Ctrl-C. Running queries go on with the next scheduler if there is a state directory; otherwise
 they fail with an error that says so.";

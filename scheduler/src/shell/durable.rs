@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 //! What is written to the journal, and what waits until that is durable.
 //!
-//! Two things wait: clients hear that their job is accepted when it is; and the effects of a step that commits a write or
-//! gives an executor up are carried out when that is. While effects wait, **nothing else happens**: messages are put aside,
+//! Clients hear that their job is accepted when that is durable; and so are tasks launched that write, and the effects of a
+//! step carried out that commits a write or gives an executor up. While effects wait, **nothing else happens**: messages are put aside,
 //! so that everything comes in the order it would have come in anyway.
 
 use std::collections::BTreeMap;

@@ -192,6 +192,8 @@ impl Shell {
             }
             self.drain();
         }
+        // Nobody waits for room in it any more, while the journal is written to its end.
+        drop(messages);
         self.stop();
     }
 
