@@ -35,7 +35,7 @@ pub use ballista_client::{
 };
 pub use ballista_core::{BallistaConfig, ClassifiedError, ErrorClass};
 #[cfg(feature = "standalone")]
-pub use ballista_executor::{ExecutorBuilder, ExecutorError, ExecutorHandle, MemorySize};
+pub use ballista_executor::{ExecutorBuilder, ExecutorError, ExecutorHandle, Size};
 #[cfg(feature = "standalone")]
 pub use ballista_scheduler::{Scheduler, SchedulerBuilder, SchedulerError, SchedulerHandle};
 pub use extension::SessionContextExt;

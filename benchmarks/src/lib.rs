@@ -7,8 +7,9 @@
 //! * [`compare`]: says whether two answers are equal, as far as SQL promises equality.
 //! * [`engine`]: bare DataFusion, Ballista in-process, Ballista on a cluster, behind one type.
 //! * [`bench`]: the runner behind the binaries `tpch` and `tpcds`.
+//! * [`chaos`]: faults in a cluster of processes, behind the binary of that name.
 //!
-//! The binaries are `tpch`, `tpcds` and `datagen`; `README.md` beside this crate tells how to read their figures.
+//! The binaries are `tpch`, `tpcds`, `datagen`, `copy`, `load` and `chaos`; `README.md` beside this crate tells how to read their figures.
 //!
 //! ```no_run
 //! # async fn example() -> datafusion::error::Result<()> {

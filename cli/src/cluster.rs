@@ -54,16 +54,19 @@ pub(crate) fn jobs_for_people(jobs: &[JobOverview]) -> Result<RecordBatch> {
 
 /// A row per executor.
 pub(crate) fn executors(executors: &[ExecutorOverview]) -> Result<RecordBatch> {
-    let text = |of: fn(&ExecutorOverview) -> &str| {
+    let text = |of: &dyn Fn(&ExecutorOverview) -> String| {
         Arc::new(StringArray::from_iter_values(executors.iter().map(of))) as ArrayRef
     };
+    let of = |used: u64, all: u64| format!("{} of {}", bytes(used), bytes(all));
     let number = |of: fn(&ExecutorOverview) -> u32| {
         Arc::new(UInt32Array::from_iter_values(executors.iter().map(of))) as ArrayRef
     };
     Ok(RecordBatch::try_from_iter([
-        ("executor", text(|executor| &executor.id)),
-        ("address", text(|executor| &executor.address)),
+        ("executor", text(&|executor| executor.id.clone())),
+        ("address", text(&|executor| executor.address.clone())),
         ("slots", number(|executor| executor.slots)),
         ("slots_used", number(|executor| executor.slots_used)),
+        ("memory_used", text(&|executor| of(executor.memory_used, executor.memory_limit))),
+        ("disk_used", text(&|executor| of(executor.disk_used, executor.disk_limit))),
     ])?)
 }

@@ -45,9 +45,29 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// What a shell says of a program that Ctrl-C ended.
 const CANCELLED: u8 = 130;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+/// Address space for one thread: statements and their plans are walked recursively, however deep they are.
+const STACK_BYTES: usize = 256 << 20;
+
+fn main() -> ExitCode {
     let args = Args::parse();
+    let work = move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_stack_size(STACK_BYTES).build();
+        runtime.map(|runtime| runtime.block_on(work(args)))
+    };
+    // The first thread of a process has the stack that the system gives it.
+    let ran = std::thread::Builder::new().stack_size(STACK_BYTES).spawn(work).map(std::thread::JoinHandle::join);
+    match ran {
+        Ok(Ok(Ok(code))) => code,
+        Ok(Ok(Err(error))) | Err(error) => {
+            eprintln!("ballista-cli: cannot start a thread: {error}");
+            ExitCode::FAILURE
+        }
+        // It has said why.
+        Ok(Err(_panic)) => ExitCode::FAILURE,
+    }
+}
+
+async fn work(args: Args) -> ExitCode {
     // What a user has to know comes as the error of a statement.
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("error"));
     let filter = match filter.max_level_hint() {

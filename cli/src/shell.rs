@@ -418,7 +418,10 @@ mod tests {
         shell.run_script(script, "test").await.unwrap();
         let text = paper.text();
         assert!(text.contains("\npublic\tt\tBASE TABLE\n"), "{text}");
-        assert!(text.contains("a\tInt64\tNO") && text.contains("executor,address,slots,slots_used\n"), "{text}");
+        assert!(
+            text.contains("a\tInt64\tNO") && text.contains("executor,address,slots,slots_used,memory_used,disk_used\n"),
+            "{text}"
+        );
         assert!(text.ends_with("format csv\nmaxrows automatic\nexpanded off\ntiming on\n"), "{text}");
         assert_eq!(shell.run_script("\\cancel nope", "test").await, Err(Stop::Failed));
     }

@@ -25,6 +25,9 @@ use crate::error::{ClientError, error_of_call, root_cause};
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
+/// Streams of events that break one after the other before anything came of the job.
+const MAX_FRUITLESS: u32 = 10;
+
 type Events = Streaming<proto::JobEvent>;
 
 /// How a stream of events has ended, other than by its job's end.
@@ -48,6 +51,8 @@ pub(crate) struct JobCall {
     frees_itself: bool,
     /// A second run would write a second time.
     writes: bool,
+    /// Streams that were opened since anything came of the job but that it is accepted anew.
+    fruitless: u32,
 }
 
 /// How a stream is had again.
@@ -113,13 +118,15 @@ impl JobCall {
             is_over: false,
             frees_itself,
             writes: false,
+            fruitless: 1,
         })
     }
 
     /// Events that cannot be had again.
     pub(crate) fn once(cluster: Arc<Cluster>, events: Events) -> Self {
         let state = State::Open(Box::new(events));
-        Self { cluster, request: None, state, job: String::new(), is_over: true, frees_itself: true, writes: false }
+        let job = String::new();
+        Self { cluster, request: None, state, job, is_over: true, frees_itself: true, writes: false, fruitless: 1 }
     }
 
     /// The job's result has to be given back: it writes, so that its end is kept until the client has heard of it.
@@ -139,7 +146,10 @@ impl JobCall {
             match &mut self.state {
                 State::Ended => return Poll::Ready(None),
                 State::Reconnecting(again) => match std::task::ready!(again.poll_unpin(cx)) {
-                    Ok(events) => self.state = State::Open(Box::new(events)),
+                    Ok(events) => {
+                        self.fruitless += 1;
+                        self.state = State::Open(Box::new(events));
+                    }
                     Err(broken) => {
                         self.state = State::Ended;
                         return Poll::Ready(Some(Err(broken)));
@@ -169,6 +179,15 @@ impl JobCall {
                         self.state = State::Ended;
                         return Poll::Ready(Some(Err(Broken::Gone(reason))));
                     };
+                    if self.fruitless >= MAX_FRUITLESS {
+                        self.state = State::Ended;
+                        let reason = format!(
+                            "{reason}; that happened {} times in a row before anything came of the query, which may be the \
+                             cause of it",
+                            self.fruitless
+                        );
+                        return Poll::Ready(Some(Err(Broken::Gone(reason))));
+                    }
                     tracing::info!(scheduler = self.cluster.name(), job = self.job, reason, "connecting again");
                     self.state = State::Reconnecting(reconnect(Arc::clone(&self.cluster), request, reason).boxed());
                 }
@@ -179,6 +198,9 @@ impl JobCall {
     fn look_at(&mut self, event: &proto::JobEvent) {
         match &event.event {
             Some(Event::Accepted(accepted)) => {
+                if accepted.resumed {
+                    self.fruitless = 0;
+                }
                 self.job.clone_from(&accepted.job);
                 // Whatever ended was another job, or comes again.
                 self.is_over = self.request.is_none() && self.is_over;
@@ -188,6 +210,7 @@ impl JobCall {
             }
             Some(Event::Result(part)) if part.location.is_some() => self.frees_itself = false,
             Some(Event::Finished(_) | Event::Failed(_)) => self.is_over = true,
+            Some(Event::Progress(progress)) if progress.tasks_done > 0 => self.fruitless = 0,
             _ => {}
         }
     }

@@ -29,6 +29,14 @@ pub struct ExecutorOverview {
     pub slots: u32,
     /// Slots that tasks hold now.
     pub slots_used: u32,
+    /// Bytes of its memory pool that are taken, as it last said, and all there are.
+    pub memory_used: u64,
+    /// See `memory_used`.
+    pub memory_limit: u64,
+    /// Bytes of shuffle and spill files, as it last said, and how many they may take.
+    pub disk_used: u64,
+    /// See `disk_used`.
+    pub disk_limit: u64,
 }
 
 /// A job.
@@ -69,6 +77,10 @@ fn executor(info: proto::ExecutorInfo) -> ExecutorOverview {
         address: format!("{host}:{}", address.port),
         slots: info.slots,
         slots_used: info.slots_used,
+        memory_used: info.memory_used,
+        memory_limit: info.memory_limit,
+        disk_used: info.disk_used,
+        disk_limit: info.disk_limit,
     }
 }
 
@@ -87,7 +99,8 @@ mod tests {
         assert_eq!((shown.progress.job_id.as_str(), shown.state.as_str()), ("j1", "queued"));
         assert_eq!(shown.progress.tasks_planned, 0);
         let address = proto::ExecutorAddress { host: "::1".into(), port: 7, ..Default::default() };
-        let shown = executor(proto::ExecutorInfo { address: Some(address), slots: 4, slots_used: 1 });
+        let shown =
+            executor(proto::ExecutorInfo { address: Some(address), slots: 4, slots_used: 1, ..Default::default() });
         assert_eq!((shown.address.as_str(), shown.slots, shown.slots_used), ("[::1]:7", 4, 1));
     }
 }

@@ -63,6 +63,7 @@ async fn executor(name: &str, key: &TicketKey) -> Executor {
         high_watermark: 3 << 30,
         low_watermark: 3 << 30,
         overdraft: 64 << 20,
+        disk_limit: u64::MAX,
     })
     .unwrap();
     let address = ExecutorAddress {

@@ -39,6 +39,8 @@ pub use error::{ExchangeError, class_of, classify};
 pub use memory::executor_pool;
 pub use results::{ResultSender, ResultStreams};
 pub use server::{ExchangeServer, tune};
-pub use store::{OutputOptions, OutputSummary, OutputWriter, ShuffleStore, StoreConfig, StoreStats, TaskSink};
+pub use store::{
+    OutputOptions, OutputSummary, OutputWriter, ShuffleStore, StoreConfig, StoreStats, TaskSink, prepare_work_dir,
+};
 pub use ticket::TicketKey;
 pub use wire::{ExecutorAddress, InputSource, StageInputs, Ticket};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ballista_core::{ExecutorId, Incarnation};
-use ballista_exchange::{Connector, LocalConnector, TcpConnector, executor_pool};
+use ballista_exchange::{Connector, LocalConnector, TcpConnector, executor_pool, prepare_work_dir};
 use ballista_plan::codec::PlanCodec;
 use ballista_plan::stores::Stores;
 use ballista_proto::scheduler_service_client::SchedulerServiceClient;
@@ -24,10 +24,11 @@ use crate::cpu::CpuRuntime;
 use crate::error::{ExecutorError, Result};
 use crate::handle::ExecutorHandle;
 use crate::life::{Life, Shared};
-use crate::memory::MemorySize;
 use crate::provider::{CachedSessions, SessionProvider};
 use crate::service::Transport;
 use crate::session::{self, ExecutorStatus, Signals};
+use crate::size::Size;
+use crate::{disk, memory};
 
 /// Launches name every output they read, and statuses every bucket they wrote.
 const MAX_MESSAGE_BYTES: usize = 256 << 20;
@@ -54,7 +55,9 @@ enum Network {
 pub struct ExecutorBuilder {
     id: Option<ExecutorId>,
     slots: Option<u32>,
-    memory: MemorySize,
+    memory: Size,
+    disk: Size,
+    stuck_limit: Option<Duration>,
     work_dir: Option<PathBuf>,
     network: Network,
     advertise_host: Option<String>,
@@ -75,7 +78,9 @@ impl Default for ExecutorBuilder {
         Self {
             id: None,
             slots: None,
-            memory: MemorySize::default(),
+            memory: Size::MEMORY,
+            disk: Size::DISK,
+            stuck_limit: None,
             work_dir: None,
             network: Network::Tcp { host: "127.0.0.1".to_owned(), port: 0 },
             advertise_host: None,
@@ -118,8 +123,23 @@ impl ExecutorBuilder {
     }
 
     /// The memory that operators and the shuffle store share. Default: 70 % of the container or host.
-    pub fn with_memory(mut self, memory: MemorySize) -> Self {
+    pub fn with_memory(mut self, memory: Size) -> Self {
         self.memory = memory;
+        self
+    }
+
+    /// What files may take on disk: half of it those of exchanges, half of it what operators spill. A task that needs more
+    /// fails. Default: 90 % of what is free at the start.
+    pub fn with_disk(mut self, disk: Size) -> Self {
+        self.disk = disk;
+        self
+    }
+
+    /// A task that was cancelled and has not ended after this time, because a function in it computes without end, ends
+    /// the executor with [`ExecutorError::Stuck`]: others finish what they can, and whoever started the process
+    /// starts it again. Nothing else gives the processor back that such a function holds. Default: never.
+    pub fn with_stuck_task_limit(mut self, limit: Duration) -> Self {
+        self.stuck_limit = Some(limit);
         self
     }
 
@@ -202,8 +222,8 @@ impl ExecutorBuilder {
         self
     }
 
-    /// Last changes to the runtime environment, such as the sizes of its caches. Its memory pool and the place of its
-    /// spill files are the executor's in any case.
+    /// Last changes to the runtime environment, such as the sizes of its caches. Its memory pool and the place and bounds
+    /// of its spill files are the executor's in any case.
     pub fn with_runtime_env(
         mut self,
         hook: impl FnOnce(RuntimeEnvBuilder) -> RuntimeEnvBuilder + Send + 'static,
@@ -226,7 +246,7 @@ impl ExecutorBuilder {
         if slots == 0 {
             return Err(ExecutorError::Config("an executor needs at least one slot".into()));
         }
-        let memory_bytes = self.memory.resolve()?;
+        let memory_bytes = memory::resolve(self.memory)?;
         let scheduler = scheduler_client(&self.scheduler)?;
         let (transport, host, port) = listen(&self, &id)?;
         let connector = match (self.connector, &transport) {
@@ -250,12 +270,18 @@ impl ExecutorBuilder {
                 (temporary.path().to_owned(), Some(temporary))
             }
         };
+        // What dead executors have left there is space that is free.
+        prepare_work_dir(&work_dir)?;
+        let disk_bytes = disk::resolve(self.disk, &work_dir)?;
         let shared = Arc::new(Shared {
             id,
             host,
             port,
             slots,
             memory_bytes,
+            disk_bytes,
+            stuck_limit: self.stuck_limit,
+            stuck: CancellationToken::new(),
             grace: self.grace,
             work_dir,
             transport,

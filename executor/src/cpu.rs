@@ -9,7 +9,7 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use crate::error::{ExecutorError, Result};
 
 /// Decoding and executing a deeply nested plan recurses; untouched stack costs address space only.
-const STACK_BYTES: usize = 16 << 20;
+const STACK_BYTES: usize = 256 << 20;
 
 /// The scheduler may give a small query one task beside those on the slots. It must not wait for a thread: an operator
 /// that never waits itself, such as a join with many matches, keeps one for minutes.

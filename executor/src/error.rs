@@ -47,6 +47,9 @@ pub enum ExecutorError {
     /// The executor was stopped while somebody waited for it.
     #[error("the executor was stopped")]
     Stopped,
+    /// A task that was cancelled computed on, so that only the end of the process could stop it.
+    #[error("a cancelled task could not be stopped; the process has to be started again")]
+    Stuck,
     /// The executor ended although nobody had asked for it: an invariant is broken.
     #[error("the executor's main loop died: {0}")]
     Died(String),
@@ -60,7 +63,7 @@ impl ExecutorError {
             Self::Io { .. } => ErrorClass::Transient,
             Self::Exchange(error) => error.class(),
             Self::Engine(error) => ballista_exchange::class_of(error),
-            Self::Stopped => ErrorClass::Infra,
+            Self::Stopped | Self::Stuck => ErrorClass::Infra,
             Self::Died(_) => ErrorClass::Deterministic,
         }
     }

@@ -30,8 +30,9 @@
 //!
 //! A tour:
 //! * [`builder`], [`handle`]: configuring, starting, draining, stopping.
+//! * [`daemon`]: flags, environment, configuration file and signals of the program `ballista-executor`.
 //! * [`provider`]: the sessions that tasks run in.
-//! * [`memory`]: how much memory there is.
+//! * [`memory`]: how much memory there is. `disk`: likewise. [`size`]: amounts of both, as people write them.
 //! * `life`: what ends with an incarnation. `session`: the stream to the scheduler. `outbox`: statuses until they are
 //!   acknowledged. `runner`: from a launch to a status. `plans`: stage plans, fetched once. `service`: serving Flight.
 //!   `cpu`: the runtime that plans run on.
@@ -42,6 +43,9 @@
 
 pub mod builder;
 mod cpu;
+#[cfg(feature = "daemon")]
+pub mod daemon;
+mod disk;
 pub mod error;
 pub mod fingerprint;
 pub mod handle;
@@ -53,6 +57,7 @@ pub mod provider;
 mod runner;
 mod service;
 mod session;
+pub mod size;
 mod stores;
 mod writes;
 
@@ -60,5 +65,5 @@ pub use builder::ExecutorBuilder;
 pub use error::ExecutorError;
 pub use fingerprint::hash_fingerprint;
 pub use handle::ExecutorHandle;
-pub use memory::MemorySize;
 pub use provider::{CachedSessions, SessionProvider};
+pub use size::Size;

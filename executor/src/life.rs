@@ -22,6 +22,7 @@ use ballista_proto::scheduler_service_client::SchedulerServiceClient;
 use datafusion::execution::disk_manager::{DiskManager, DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::RuntimeEnv;
 use tokio::sync::{Notify, SetOnce};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
 use crate::cpu::CpuRuntime;
@@ -42,6 +43,11 @@ pub(crate) struct Shared {
     pub(crate) port: u16,
     pub(crate) slots: u32,
     pub(crate) memory_bytes: u64,
+    pub(crate) disk_bytes: u64,
+    /// How long a cancelled task may compute on.
+    pub(crate) stuck_limit: Option<Duration>,
+    /// A task has computed on for longer.
+    pub(crate) stuck: CancellationToken,
     pub(crate) grace: Duration,
     pub(crate) work_dir: PathBuf,
     pub(crate) transport: Transport,
@@ -73,6 +79,7 @@ impl Shared {
             high_watermark: memory / 5 * 3,
             low_watermark: memory / 5 * 2,
             overdraft: memory / 16,
+            disk_limit: self.disk_bytes / 2,
         }
     }
 }
@@ -107,7 +114,7 @@ impl Life {
         std::fs::create_dir_all(&spill_dir).map_err(ExecutorError::io("make the directory for spill files"))?;
         let disk = DiskManagerBuilder::default()
             .with_mode(DiskManagerMode::Directories(vec![spill_dir]))
-            .with_max_temp_directory_size(shared.runtime.disk_manager.max_temp_directory_size())
+            .with_max_temp_directory_size(shared.disk_bytes / 2)
             .build()?;
         let address =
             ExecutorAddress { executor: shared.id.clone(), incarnation, host: shared.host.clone(), port: shared.port };
@@ -151,6 +158,8 @@ impl Life {
             writes: Arc::clone(&self.writes),
             stores: JobStores::default(),
             released: Arc::clone(&self.released),
+            stuck_limit: shared.stuck_limit,
+            stuck: shared.stuck.clone(),
         });
         let data = DataService::start(&shared.transport, &shared.host, shared.port, server)?;
         // One session at a time calls this, so nobody else has set it.
@@ -166,6 +175,11 @@ impl Life {
     /// What the store holds.
     pub(crate) fn store_stats(&self) -> StoreStats {
         self.store.stats()
+    }
+
+    /// What operators have spilled.
+    pub(crate) fn spilled_bytes(&self) -> u64 {
+        self.disk.used_disk_space()
     }
 
     /// Resolves when no task runs, the scheduler knows of all that ended, and nobody needs an output any longer.

@@ -4,10 +4,9 @@
 //! Prints one line to stdout when the scheduler has welcomed it; everything else goes to stderr. The first SIGTERM or
 //! Ctrl-C drains, the second stops at once.
 
-mod daemon;
-
 use std::process::ExitCode;
 
+use ballista_executor::daemon;
 use clap::Parser;
 
 #[global_allocator]

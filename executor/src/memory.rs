@@ -4,11 +4,10 @@
 //! Control groups nest and every level may have a limit, so the smallest from the process's own group up to the root
 //! counts. What cannot be read is no limit: a kernel without control groups, another operating system.
 
-use std::fmt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 
-use crate::error::ExecutorError;
+use crate::error::{ExecutorError, Result};
+use crate::size::Size;
 
 /// What is assumed where the operating system does not tell.
 const UNKNOWN_HOST_BYTES: u64 = 4 << 30;
@@ -16,79 +15,14 @@ const UNKNOWN_HOST_BYTES: u64 = 4 << 30;
 /// Less than this is a mistake in the configuration: no query runs in it.
 const LEAST_BYTES: u64 = 16 << 20;
 
-/// An amount of memory, absolute or relative to what there is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MemorySize {
-    /// So many bytes.
-    Bytes(u64),
-    /// So many percent of the container's limit or the host's memory.
-    Percent(u8),
-}
-
-impl Default for MemorySize {
-    /// 70 %: operators and libraries allocate more than they account for.
-    fn default() -> Self {
-        Self::Percent(70)
+/// The amount of memory in bytes on this host; an error if no query could run in it.
+pub(crate) fn resolve(size: Size) -> Result<u64> {
+    let bytes = size.of(available_bytes());
+    if bytes < LEAST_BYTES {
+        let least = Size::Bytes(LEAST_BYTES);
+        return Err(ExecutorError::Config(format!("{size} of memory is too little; give at least {least}")));
     }
-}
-
-impl MemorySize {
-    /// The amount in bytes on this host; an error if no query could run in it.
-    pub fn resolve(self) -> Result<u64, ExecutorError> {
-        let bytes = match self {
-            Self::Bytes(bytes) => bytes,
-            Self::Percent(percent) => available_bytes() / 100 * u64::from(percent),
-        };
-        if bytes < LEAST_BYTES {
-            let least = Self::Bytes(LEAST_BYTES);
-            return Err(ExecutorError::Config(format!("{self} of memory is too little; give at least {least}")));
-        }
-        Ok(bytes)
-    }
-}
-
-const UNITS: [(&str, u64); 12] = [
-    ("KiB", 1 << 10),
-    ("MiB", 1 << 20),
-    ("GiB", 1 << 30),
-    ("TiB", 1 << 40),
-    ("kB", 1_000),
-    ("MB", 1_000_000),
-    ("GB", 1_000_000_000),
-    ("TB", 1_000_000_000_000),
-    ("K", 1 << 10),
-    ("M", 1 << 20),
-    ("G", 1 << 30),
-    ("B", 1),
-];
-
-impl FromStr for MemorySize {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let refused = || format!("expected a size such as 512MiB, 4GiB or 70%, got \"{text}\"");
-        let text = text.trim();
-        if let Some(percent) = text.strip_suffix('%') {
-            let percent = percent.trim().parse().map_err(|_| refused())?;
-            return if (1..=100).contains(&percent) { Ok(Self::Percent(percent)) } else { Err(refused()) };
-        }
-        let (number, factor) =
-            UNITS.iter().find_map(|(unit, factor)| Some((text.strip_suffix(unit)?, *factor))).unwrap_or((text, 1));
-        let number: f64 = number.trim().parse().map_err(|_| refused())?;
-        let bytes = number * factor as f64;
-        if bytes.is_finite() && bytes >= 0.0 { Ok(Self::Bytes(bytes as u64)) } else { Err(refused()) }
-    }
-}
-
-impl fmt::Display for MemorySize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::Percent(percent) => write!(f, "{percent}%"),
-            Self::Bytes(bytes) if bytes >= 1 << 30 => write!(f, "{:.1} GiB", bytes as f64 / (1u64 << 30) as f64),
-            Self::Bytes(bytes) if bytes >= 1 << 20 => write!(f, "{:.0} MiB", bytes as f64 / (1u64 << 20) as f64),
-            Self::Bytes(bytes) => write!(f, "{bytes} B"),
-        }
-    }
+    Ok(bytes)
 }
 
 /// Bytes this process may use at most: the smallest limit of its control groups, or the host's memory.
@@ -137,20 +71,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sizes_are_read_as_people_write_them() {
-        let bytes = |text: &str| text.parse::<MemorySize>().unwrap();
-        assert_eq!(bytes("512MiB"), MemorySize::Bytes(512 << 20));
-        assert_eq!(bytes("4GiB"), MemorySize::Bytes(4 << 30));
-        assert_eq!(bytes("1.5 GiB"), MemorySize::Bytes(3 << 29));
-        assert_eq!(bytes("2GB"), MemorySize::Bytes(2_000_000_000));
-        assert_eq!(bytes("1048576"), MemorySize::Bytes(1 << 20));
-        assert_eq!(bytes("70%"), MemorySize::Percent(70));
-        for bad in ["", "much", "-1GiB", "0%", "101%", "1XiB", "NaN"] {
-            assert!(bad.parse::<MemorySize>().is_err(), "{bad:?} accepted");
-        }
-    }
-
-    #[test]
     fn the_smallest_limit_on_the_way_up_counts() {
         let root = tempfile::tempdir().unwrap();
         let leaf = root.path().join("a/b");
@@ -164,8 +84,8 @@ mod tests {
 
     #[test]
     fn a_share_of_the_host_is_less_than_the_host() {
-        let half = MemorySize::Percent(50).resolve().unwrap();
+        let half = resolve(Size::Percent(50)).unwrap();
         assert!(half > 0 && half <= available_bytes());
-        assert!(MemorySize::Bytes(1).resolve().is_err());
+        assert!(resolve(Size::Bytes(1)).is_err());
     }
 }

@@ -49,10 +49,17 @@ const LEVELS: usize = 12;
 const STACK_LEFT: usize = 256 << 10;
 const MORE_STACK: usize = 4 << 20;
 
+/// Levels of a plan, those of its expressions included: as many as fit the stacks of the threads that plan and run.
+const MAX_DEPTH: usize = 64 << 10;
+
+/// Nodes of a plan, those of its expressions included.
+const MAX_NODES: usize = 5_000_000;
+
 /// Encodes or decodes one plan.
 #[derive(Default)]
 pub(crate) struct Converter {
     depth: Cell<usize>,
+    nodes: Cell<usize>,
     /// Inputs of nodes are left out.
     is_shallow: bool,
 }
@@ -71,7 +78,9 @@ impl Converter {
 
     /// Runs `work` one level deeper, and says how deep that was.
     fn deeper<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<(T, usize)> {
-        let depth = self.depth.get() + 1;
+        let (depth, nodes) = (self.depth.get() + 1, self.nodes.get() + 1);
+        check_size(depth, nodes)?;
+        self.nodes.set(nodes);
         self.depth.set(depth);
         let done = with_stack(work);
         self.depth.set(depth - 1);
@@ -95,6 +104,27 @@ impl Converter {
         }
         let lost = lost(plan, &mut node)?;
         Ok(lost.into_iter().fold(node, |node, lost| extension(lost, vec![node])))
+    }
+
+    fn decode_expr(
+        &self,
+        proto: &PhysicalExprNode,
+        input_schema: &Schema,
+        ctx: &PhysicalPlanDecodeContext<'_>,
+    ) -> Result<Arc<dyn PhysicalExpr>> {
+        match own_expr(proto)? {
+            Some(Expr::Nested(bytes)) => {
+                let inner = PhysicalExprNode::decode(bytes).map_err(|error| corrupt("expression", &error))?;
+                // What was too deep may be a call with metadata as well. It is no level of its own.
+                self.decode_expr(&inner, input_schema, ctx)
+            }
+            Some(Expr::Function(function)) => {
+                let call = PhysicalExprNode::decode(function.call).map_err(|error| corrupt("expression", &error))?;
+                let call = parse_physical_expr_with_converter(&call, input_schema, ctx, self)?;
+                with_metadata(&call, function.metadata, input_schema)
+            }
+            _ => parse_physical_expr_with_converter(proto, input_schema, ctx, self),
+        }
     }
 
     /// The orders of a table in memory, in columns of the table: the decoder applies the projection to them again.
@@ -152,6 +182,17 @@ pub(crate) fn is_slice(data: &ArrayData) -> bool {
         _ => false,
     };
     data.offset() > 0 || starts_late || data.child_data().iter().any(is_slice)
+}
+
+/// An error for a plan that is too large to be walked.
+fn check_size(depth: usize, nodes: usize) -> Result<()> {
+    let limits = [(depth, MAX_DEPTH, "levels"), (nodes, MAX_NODES, "nodes")];
+    match limits.into_iter().find(|(count, most, _)| count > most) {
+        None => Ok(()),
+        Some((_, most, what)) => Err(DataFusionError::Plan(format!(
+            "the plan has more than {most} {what}, expressions included, which is the limit; write the query in another way"
+        ))),
+    }
 }
 
 /// Runs `work` with enough stack for a few levels.
@@ -220,10 +261,11 @@ impl PhysicalProtoConverterExtension for Converter {
         proto: &PhysicalPlanNode,
         ctx: &PhysicalPlanDecodeContext<'_>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        with_stack(|| match nested_plan(proto)? {
+        let decode = || match nested_plan(proto)? {
             Some(inner) => inner.try_into_physical_plan_with_context(ctx, self),
             None => proto.try_into_physical_plan_with_context(ctx, self),
-        })
+        };
+        Ok(self.deeper(decode)?.0)
     }
 
     fn execution_plan_to_proto(
@@ -247,19 +289,7 @@ impl PhysicalProtoConverterExtension for Converter {
         input_schema: &Schema,
         ctx: &PhysicalPlanDecodeContext<'_>,
     ) -> Result<Arc<dyn PhysicalExpr>> {
-        with_stack(|| match own_expr(proto)? {
-            Some(Expr::Nested(bytes)) => {
-                let inner = PhysicalExprNode::decode(bytes).map_err(|error| corrupt("expression", &error))?;
-                // What was too deep may be a call with metadata as well.
-                self.proto_to_physical_expr(&inner, input_schema, ctx)
-            }
-            Some(Expr::Function(function)) => {
-                let call = PhysicalExprNode::decode(function.call).map_err(|error| corrupt("expression", &error))?;
-                let call = parse_physical_expr_with_converter(&call, input_schema, ctx, self)?;
-                with_metadata(&call, function.metadata, input_schema)
-            }
-            _ => parse_physical_expr_with_converter(proto, input_schema, ctx, self),
-        })
+        Ok(self.deeper(|| self.decode_expr(proto, input_schema, ctx))?.0)
     }
 
     fn physical_expr_to_proto(
@@ -286,6 +316,19 @@ mod tests {
 
     use super::*;
     use crate::codec::PlanCodec;
+
+    #[test]
+    fn plans_that_are_too_deep_or_too_large_are_refused() {
+        let converter = Converter { depth: Cell::new(MAX_DEPTH - 1), ..Converter::default() };
+        let codec = PlanCodec::default();
+        assert!(converter.physical_expr_to_proto(&lit(1), &codec).is_ok());
+        let two_levels: Arc<dyn PhysicalExpr> = Arc::new(CastExpr::new(lit(1), DataType::Int64, None));
+        let error = converter.physical_expr_to_proto(&two_levels, &codec).unwrap_err();
+        assert!(error.to_string().contains("more than 65536 levels"), "{error}");
+        let converter = Converter { nodes: Cell::new(MAX_NODES), ..Converter::default() };
+        let error = converter.physical_expr_to_proto(&lit(1), &codec).unwrap_err();
+        assert!(error.to_string().contains("more than 5000000 nodes"), "{error}");
+    }
 
     #[test]
     fn slices_that_would_come_back_as_other_rows_are_refused() {

@@ -7,6 +7,8 @@ use arrow::array::ArrayRef;
 use datafusion::physical_expr::{LexOrdering, PhysicalExpr, PhysicalSortExpr};
 use datafusion::physical_plan::ExecutionPlan;
 
+use crate::write::WriteExec;
+
 /// How a stage's rows are partitioned into the buckets of its exchange.
 #[derive(Debug, Clone)]
 pub enum OutputPartitioning {
@@ -117,4 +119,14 @@ pub struct StagePlan {
     pub plan: Arc<dyn ExecutionPlan>,
     /// What becomes of the rows.
     pub output: StageOutput,
+}
+
+/// Whether it matters which partition of a stage a row is in, and not only which bucket.
+pub fn keeps_partitions(plan: &Arc<dyn ExecutionPlan>, output: &StageOutput) -> bool {
+    match output {
+        StageOutput::Exchange { partitioning, .. } => matches!(partitioning, OutputPartitioning::Passthrough { .. }),
+        // Files are named by their partition.
+        StageOutput::Result { ordered } => *ordered || WriteExec::is_in(plan),
+        StageOutput::Scalar => false,
+    }
 }

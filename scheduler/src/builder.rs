@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ballista_core::PROTOCOL_VERSION;
 use ballista_exchange::TicketKey;
 use ballista_plan::codec::PlanCodec;
 use ballista_proto as proto;
@@ -274,6 +275,7 @@ impl SchedulerBuilder {
             heartbeat_millis: millis(heartbeat),
             lease_millis: millis(self.lease),
             ticket_key: ticket_bytes.clone(),
+            protocol_version: PROTOCOL_VERSION,
         };
         let config = ShellConfig {
             limits: Limits { lease_millis: millis(self.lease), ..self.limits },
@@ -290,10 +292,12 @@ impl SchedulerBuilder {
         let (handle, messages) = ShellHandle::new(Arc::clone(&plans), runtime.clone());
         let shell = Shell::new(config, plans, planners, pool, handle.downgrade());
         let recovered = match state {
-            Some((mut store, recovered)) => {
+            Some((mut store, mut recovered)) => {
                 let cluster = journal::Cluster { epoch, ticket_key: ticket_bytes, starts };
                 let failed = |problem| SchedulerError::State { dir: "of the journal".to_owned(), problem };
-                store.write(&[vec![Op::put(keys::CLUSTER.to_owned(), &cluster)]]).map_err(failed)?;
+                let mut batch = recovered.count_start();
+                batch.push(Op::put(keys::CLUSTER.to_owned(), &cluster));
+                store.write(&[batch]).map_err(failed)?;
                 Some((Journal::start(store, handle.downgrade())?, recovered))
             }
             None => {

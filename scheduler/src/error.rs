@@ -51,8 +51,11 @@ pub enum SchedulerError {
     /// The server ended by itself.
     #[error("the scheduler's server failed")]
     Serve(#[source] tonic::transport::Error),
-    /// Client, scheduler and executors are not of one version.
-    #[error("{who} speaks {what} {theirs}, this scheduler {ours}; use one version throughout the cluster")]
+    /// Client, scheduler and executors are of versions that do not go together.
+    #[error(
+        "{who} speaks {what} {theirs}, this scheduler {ours}; all must have the same version of DataFusion, and protocol \
+         versions that are at most 1 apart"
+    )]
     Incompatible {
         /// Who sent the message.
         who: String,

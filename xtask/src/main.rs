@@ -6,6 +6,7 @@
 //! * [`slt`]: SQL features on bare DataFusion and on a cluster; part of [`test`].
 //! * [`bench`]: bare DataFusion, in-process Ballista and a cluster side by side.
 //! * [`chaos`]: processes that die, halt and are cut off under load; a quick part of it is in [`test`].
+//! * [`spark`]: builds, tests and times the adapter inside Apache Spark; a quick part of its tests is in [`test`].
 //! * [`cluster`]: starts and stops the processes for all of them.
 //! * [`process`], [`cargo`]: children, signals, builds. [`protoc`]: a compiler of protobuf messages for those builds.
 //!
@@ -20,6 +21,7 @@ mod demo;
 mod process;
 mod protoc;
 mod slt;
+mod spark;
 mod test;
 
 use std::process::ExitCode;
@@ -46,6 +48,12 @@ enum Task {
     Bench(bench::Options),
     /// Kill, halt and cut off processes of a cluster that runs TPC-H, and check every answer
     Chaos(chaos::Options),
+    /// Build the Spark adapter's jar, and install what it needs
+    SparkBuild(spark::BuildOptions),
+    /// Test the adapter inside Spark, against vanilla Spark
+    SparkTest(spark::TestOptions),
+    /// Time vanilla Spark and Spark with the adapter, in turn
+    SparkBench(spark::BenchOptions),
 }
 
 fn main() -> ExitCode {
@@ -59,6 +67,9 @@ fn main() -> ExitCode {
         Task::Slt(options) => slt::run(options),
         Task::Bench(options) => bench::run(options),
         Task::Chaos(options) => chaos::run(options),
+        Task::SparkBuild(options) => spark::build(options),
+        Task::SparkTest(options) => spark::test(options),
+        Task::SparkBench(options) => spark::bench(options),
     }))
 }
 

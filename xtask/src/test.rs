@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use crate::cluster::{Cluster, Shape};
-use crate::{cargo, chaos, process, slt};
+use crate::{cargo, chaos, process, slt, spark};
 
 /// Where the examples of remote sessions expect a scheduler.
 const EXAMPLE_PORT: u16 = 50050;
@@ -19,7 +19,7 @@ const EXAMPLE_PORT: u16 = 50050;
 const PORT_WAIT: Duration = Duration::from_secs(150);
 
 /// Checks formatting and lints (if cargo has rustfmt and clippy), runs the tests of all crates, the sqllogictests, a
-/// few faults and the examples.
+/// few faults, the Spark adapter inside Spark, and the examples.
 #[derive(Debug, Args)]
 pub struct Options {
     /// Run the longer suites as well: TPC-H and TPC-DS at scale factor 1, many more random queries and round trips.
@@ -57,6 +57,7 @@ pub fn run(options: &Options) -> Result<(), String> {
     })?;
     step("sqllogictests", &mut || slt::run(&slt::Options::default()))?;
     step("chaos", &mut chaos::run_quick)?;
+    step("spark", &mut spark::test_quick)?;
     step("examples", &mut run_examples)?;
     println!("\nall passed in {}: {}", duration(start), passed.join(", "));
     Ok(())

@@ -26,7 +26,7 @@ use ballista_client::Cluster;
 use ballista_client::endpoint::client_over;
 use ballista_core::{ExecutorId, Incarnation};
 use ballista_exchange::{Connector, ExecutorAddress, LocalConnector};
-use ballista_executor::{ExecutorBuilder, ExecutorHandle, MemorySize};
+use ballista_executor::{ExecutorBuilder, ExecutorHandle, Size};
 use ballista_scheduler::{SchedulerBuilder, SchedulerHandle};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SessionState;
@@ -57,7 +57,7 @@ pub(crate) async fn start(state: &SessionState) -> Result<Cluster> {
 /// What the session says about its cluster.
 struct Settings {
     slots: u32,
-    memory: MemorySize,
+    memory: Size,
     codec: Option<Arc<dyn datafusion_proto::physical_plan::PhysicalExtensionCodec>>,
 }
 
@@ -67,8 +67,8 @@ impl Settings {
         let slots = u32::try_from(state.config().target_partitions().max(1))
             .map_err(|_| DataFusionError::Configuration("too many target partitions".into()))?;
         let memory = match state.runtime_env().memory_pool.memory_limit() {
-            MemoryLimit::Finite(bytes) => MemorySize::Bytes(bytes as u64),
-            _ => MemorySize::default(),
+            MemoryLimit::Finite(bytes) => Size::Bytes(bytes as u64),
+            _ => Size::MEMORY,
         };
         Ok(Self { slots, memory, codec: state.config().ballista_physical_extension_codec() })
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use arrow::util::pretty::pretty_format_batches;
-use ballista::MemorySize;
+use ballista::Size;
 use ballista::prelude::*;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::physical_plan::collect;
@@ -20,7 +20,7 @@ async fn a_query_that_does_not_fit_as_one_task_runs_as_many() {
     let port = listener.local_addr().unwrap().port();
     let _scheduler = SchedulerBuilder::new().build().unwrap().serve(listener).unwrap();
     let executor =
-        ExecutorBuilder::new().with_slots(2).with_memory(MemorySize::Bytes(24 << 20)).with_scheduler("127.0.0.1", port);
+        ExecutorBuilder::new().with_slots(2).with_memory(Size::Bytes(24 << 20)).with_scheduler("127.0.0.1", port);
     let executor = executor.start().await.unwrap();
     executor.registered().await.unwrap();
 

@@ -94,6 +94,37 @@ async fn every_format_is_written_by_tasks_and_reads_back() {
     }
 }
 
+/// An attempt that repeats one which published a part of its files has to write files of the same names.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_partition_writes_its_own_rows_though_a_task_has_several() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("source");
+    std::fs::create_dir(&source).unwrap();
+    let plain = SessionContext::new();
+    // The first file takes long, while one partition could read all others. (Rows in order would forbid that.)
+    for part in 0..8 {
+        let rows = if part == 0 { 2_000_000 } else { 10 };
+        let sql = format!("SELECT {part} AS part, x * 7919 % 1000003 AS x FROM generate_series(1, {rows}) AS t(x)");
+        let path = source.join(format!("{part}.parquet"));
+        plain.sql(&sql).await.unwrap().write_parquet(path.to_str().unwrap(), Default::default(), None).await.unwrap();
+    }
+    let context = standalone(config().with_target_partitions(2)).await;
+    let location = format!("{}/", source.display());
+    // As in a directory of many files of different sizes.
+    context.sql("SET datafusion.optimizer.repartition_file_scans = false").await.unwrap();
+    context.register_parquet("source", &location, Default::default()).await.unwrap();
+    let target = folder.path().join("target");
+    let copy = format!("COPY source TO '{}/' STORED AS PARQUET PARTITIONED BY (part)", target.display());
+    let (count, summary) = collect(context.sql(&copy).await.unwrap()).await;
+    assert_eq!((count, summary.map(|summary| summary.tasks)), (2_000_070, Some(1)));
+    for part in 0..8 {
+        let written = files(&target.join(format!("part={part}")));
+        let expected = format!("part-{:05}-", part / 4);
+        let named = |file: &PathBuf| file.file_name().unwrap().to_str().unwrap().starts_with(&expected);
+        assert!(written.len() == 1 && named(&written[0]), "{written:?}, not {expected}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn one_file_is_one_file_in_its_order() {
     let writer = Writer::new().await;

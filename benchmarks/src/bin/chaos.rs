@@ -3,13 +3,15 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use ballista_benchmarks::chaos::fleet::{Fleet, Restart};
-use ballista_benchmarks::chaos::load::{Load, Oracle, Tally};
-use ballista_benchmarks::chaos::{Draws, Scenario, pause, strike};
-use clap::Parser;
+use ballista_benchmarks::chaos::Scenario;
+use ballista_benchmarks::chaos::host::{Host, Protection, leave_out};
+use ballista_benchmarks::chaos::oracle::Oracle;
+use ballista_benchmarks::chaos::report::{print_head, print_row};
+use ballista_benchmarks::chaos::run::{Common, Outcome, run};
+use ballista_benchmarks::chaos::tally::Tally;
+use clap::{Parser, ValueEnum};
 use datafusion::error::{DataFusionError, Result};
 
 #[global_allocator]
@@ -20,17 +22,27 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Every answer is compared with that of single-process DataFusion. Fails if one is wrong, a query fails, or takes
 /// longer than 60 s. Example: chaos --data tpch-sf0.1 --scenario kill --faults 50 --seed 7
 #[derive(Parser)]
-#[command(version)]
+#[command(
+    version,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true
+)]
 struct Options {
+    #[command(subcommand)]
+    host: Option<Host>,
     /// Folder with the tables of TPC-H, as `datagen` makes it
-    #[arg(long)]
-    data: PathBuf,
+    #[arg(long, required = true)]
+    data: Option<PathBuf>,
     /// Folder of the daemons' programs [default: that of this program]
     #[arg(long)]
     binaries: Option<PathBuf>,
-    /// Which faults, one scenario after the other
-    #[arg(long, value_delimiter = ',', default_values = ["kill", "write", "zombie", "drain", "cut", "flip", "partition", "stall", "link", "slow", "scheduler", "commit", "both"])]
+    /// Which faults, one scenario after the other [default: all; with --without, the one that has to notice]
+    #[arg(long, value_delimiter = ',')]
     scenario: Vec<Scenario>,
+    /// Leave a protection out: succeeds only if the faults do harm then
+    #[arg(long, value_name = "PROTECTION")]
+    without: Option<Protection>,
     /// Faults of each scenario
     #[arg(long, default_value_t = 10, overrides_with = "faults")]
     faults: u64,
@@ -54,37 +66,63 @@ struct Options {
     dir: Option<PathBuf>,
 }
 
-#[tokio::main]
-async fn main() -> Result<()> {
-    let options = Options::parse();
-    let here = std::env::current_exe()?;
-    let binaries = options.binaries.clone().or_else(|| here.parent().map(Path::to_owned)).unwrap_or_default();
+fn main() -> Result<()> {
+    let mut options = Options::parse();
+    // A daemon has a runtime of its own.
+    match options.host.take() {
+        Some(host) => host.run(),
+        None => tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run_all(options)),
+    }
+}
+
+impl Options {
+    fn scenarios(&self) -> Vec<Scenario> {
+        match (self.scenario.is_empty(), self.without) {
+            (false, _) => self.scenario.clone(),
+            (true, None) => Scenario::value_variants().to_vec(),
+            (true, Some(Protection::Checksum)) => vec![Scenario::Flip],
+            (true, Some(Protection::Commit)) => vec![Scenario::Write],
+        }
+    }
+
+    fn common(&self) -> Result<Common> {
+        let program = std::env::current_exe()?;
+        let binaries = self.binaries.clone().or_else(|| program.parent().map(Path::to_owned)).unwrap_or_default();
+        Ok(Common {
+            // Required, unless this is a daemon.
+            data: self.data.clone().unwrap_or_default(),
+            binaries,
+            program,
+            faults: self.faults,
+            seed: self.seed,
+            clients: self.clients,
+            executors: self.executors,
+            slots: self.slots,
+            without: self.without,
+        })
+    }
+}
+
+async fn run_all(options: Options) -> Result<()> {
+    let common = options.common()?;
+    if let Some(protection) = options.without {
+        leave_out(protection);
+    }
     let queries = if options.query.is_empty() { (1..=22).collect() } else { options.query.clone() };
-    let oracle = Arc::new(Oracle::new(&options.data, &queries).await?);
-    println!("scenario   faults  right  wrong  failed  hung  longest [s]  seconds  (seed {})", options.seed);
+    let oracle = Arc::new(Oracle::new(&common.data, &queries).await?);
+    print_head(options.seed);
     let mut bad = Vec::new();
-    for scenario in &options.scenario {
+    for scenario in options.scenarios() {
         let name = format!("ballista-chaos-{}-{}", std::process::id(), scenario.name());
         let dir = options.dir.clone().unwrap_or_else(std::env::temp_dir).join(name);
         std::fs::create_dir_all(&dir)?;
         let start = Instant::now();
         let tally = Arc::new(Tally::default());
-        let fired = run(&options, *scenario, &binaries, &dir, &oracle, &tally).await;
-        let count = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        let (right, wrong, failed, hung) =
-            (count(&tally.right), count(&tally.wrong), count(&tally.failed), count(&tally.hung));
-        println!(
-            "{:<10} {:>6} {right:>6} {wrong:>6} {failed:>7} {hung:>5} {:>12.1} {:>8.0}",
-            scenario.name(),
-            fired.as_ref().map_or_else(|_| "?".to_owned(), u64::to_string),
-            count(&tally.longest_millis) as f64 / 1000.0,
-            start.elapsed().as_secs_f64(),
-        );
-        let good = right > 0 && wrong + failed + hung == 0;
-        match fired {
-            Ok(_) if good => std::fs::remove_dir_all(&dir)?,
-            Ok(_) => bad.push(format!("{}: logs are in {}", scenario.name(), dir.display())),
-            Err(error) => bad.push(format!("{}: {error}; logs are in {}", scenario.name(), dir.display())),
+        let outcome = run(&common, scenario, &dir, &oracle, &tally).await;
+        print_row(scenario, &outcome, &tally, start.elapsed());
+        match judge(&outcome, &tally, options.without) {
+            Ok(()) => std::fs::remove_dir_all(&dir)?,
+            Err(reason) => bad.push(format!("{}: {reason}logs are in {}", scenario.name(), dir.display())),
         }
     }
     match bad.is_empty() {
@@ -93,77 +131,28 @@ async fn main() -> Result<()> {
     }
 }
 
-async fn strike_all(options: &Options, scenario: Scenario, fleet: &mut Fleet) -> Result<u64> {
-    let mut restarts = Vec::new();
-    let fired = strike_times(options, scenario, fleet, &mut restarts).await;
-    if !restarts.is_empty() {
-        // The last one has to be over.
-        tokio::time::sleep(Duration::from_secs(4)).await;
-        let slowest = restarts.iter().map(|restart| restart.ready).max().unwrap_or_default();
-        let (mut outputs, mut reused) = (0, 0);
-        for restart in &restarts {
-            let (of, again) = restart.outputs()?;
-            (outputs, reused) = (outputs + of, reused + again);
+/// Whether a scenario came out as it should.
+fn judge(outcome: &Result<Outcome>, tally: &Tally, without: Option<Protection>) -> std::result::Result<(), String> {
+    let counts = tally.counts();
+    match outcome {
+        Err(error) => return Err(format!("{error}; ")),
+        Ok(Outcome::LeftOut(_)) => return Ok(()),
+        Ok(Outcome::Ran { .. }) => {}
+    }
+    let Some(protection) = without else {
+        let is_good = counts.right > 0 && counts.wrong + counts.failed + counts.hung == 0;
+        return if is_good { Ok(()) } else { Err(String::new()) };
+    };
+    let has_noticed = match protection {
+        Protection::Checksum => counts.wrong + counts.failed > 0,
+        Protection::Commit => counts.wrong > 0,
+    };
+    let name = protection.name();
+    match has_noticed {
+        true => {
+            println!("without {name} there is harm, and it was noticed, as it should be");
+            Ok(())
         }
-        println!(
-            "{} restarts, ready within {:.2} s; {reused} of {outputs} finished outputs were used again",
-            restarts.len(),
-            slowest.as_secs_f64()
-        );
+        false => Err(format!("nothing was noticed although there was no {name}; ")),
     }
-    fired
-}
-
-async fn strike_times(
-    options: &Options,
-    scenario: Scenario,
-    fleet: &mut Fleet,
-    restarts: &mut Vec<Restart>,
-) -> Result<u64> {
-    let mut draws = Draws::new(options.seed);
-    let mut fired = 0;
-    for number in 0..options.faults {
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        pause(&mut draws, 1_500).await;
-        fired += strike(scenario, fleet, &mut draws, number, restarts).await?;
-    }
-    Ok(fired)
-}
-
-/// Files that are no Parquet files.
-fn litter(folder: &Path) -> std::io::Result<usize> {
-    let mut files = 0;
-    for entry in std::fs::read_dir(folder)? {
-        let path = entry?.path();
-        files += match path.is_dir() {
-            true => litter(&path)?,
-            false => usize::from(path.extension().is_none_or(|extension| extension != "parquet")),
-        };
-    }
-    Ok(files)
-}
-
-/// One scenario, from its cluster's start to its end. How many faults fired.
-async fn run(
-    options: &Options,
-    scenario: Scenario,
-    binaries: &Path,
-    dir: &Path,
-    oracle: &Arc<Oracle>,
-    tally: &Arc<Tally>,
-) -> Result<u64> {
-    let mut fleet = Fleet::start(binaries, dir, options.executors, options.slots).await?;
-    let copies = dir.join("copies");
-    let writes = scenario.writes().then_some(copies.as_path());
-    let load = Load::start(&fleet.url(), &options.data, options.clients, writes, oracle, tally).await?;
-    let fired = strike_all(options, scenario, &mut fleet).await;
-    load.end().await;
-    let fired = fired?;
-    if writes.is_some() {
-        println!("{} files of writes that were given up are left behind", litter(&copies)?);
-    }
-    if !fleet.scheduler_lives() {
-        return Err(DataFusionError::Execution("the scheduler has ended".to_owned()));
-    }
-    Ok(fired)
 }

@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 //! The processes that faults happen to: one scheduler, some executors.
 
-use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::{Error, ErrorKind, Result};
+use std::io::{Error, Result};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
+use super::log::finished_outputs;
+use super::process::{Daemon, Programs, Role, Start};
 use super::proxy::Proxy;
-
-/// How long a process may take until it is ready.
-const START_LIMIT: Duration = Duration::from_secs(30);
+use super::restart::Restart;
 
 /// A signal for a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,12 +25,36 @@ pub enum Signal {
     Continue,
 }
 
+/// What a cluster is made of.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// What its processes are.
+    pub programs: Programs,
+    /// Where logs and work directories go.
+    pub dir: PathBuf,
+    /// Slots of each executor.
+    pub slots: u32,
+    /// Variables of all processes.
+    pub environment: Vec<(String, String)>,
+    /// What each executor gets besides; there are as many executors.
+    pub executors: Vec<Extra>,
+}
+
+/// What an executor gets besides what all get.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Extra {
+    /// Variables.
+    pub environment: Vec<(String, String)>,
+    /// Arguments.
+    pub arguments: Vec<String>,
+    /// Where its files go, if not where those of the others go.
+    pub work_dir: Option<PathBuf>,
+}
+
 /// A scheduler and executors, ended when dropped.
 pub struct Fleet {
-    binaries: PathBuf,
-    dir: PathBuf,
+    setup: Setup,
     port: u16,
-    slots: u32,
     scheduler: Daemon,
     /// By number. One that was killed stays until it is replaced.
     executors: Vec<Daemon>,
@@ -45,31 +67,19 @@ pub struct Fleet {
     restarts: usize,
 }
 
-struct Daemon(Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        // Whatever state it is in, this ends it.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 impl Fleet {
-    /// Starts the daemons of `binaries`; logs and work directories go to `dir`.
+    /// Starts the processes of `setup`.
     ///
     /// # Errors
     /// If one cannot be started or does not become ready.
-    pub async fn start(binaries: &Path, dir: &Path, executors: usize, slots: u32) -> Result<Self> {
-        let (scheduler, line) =
-            spawn(binaries, dir, "scheduler-0", "ballista-scheduler", &scheduler_arguments(dir, 0))?;
+    pub async fn start(setup: Setup) -> Result<Self> {
+        let (scheduler, line) = scheduler(&setup, "scheduler-0", &scheduler_arguments(&setup.dir, 0)).run()?;
         let port = line.trim().rsplit(':').next().and_then(|port| port.parse().ok());
         let port = port.ok_or_else(|| Error::other(format!("no port in \"{line}\"")))?;
+        let extras = setup.executors.clone();
         let mut fleet = Self {
-            binaries: binaries.to_owned(),
-            dir: dir.to_owned(),
+            setup,
             port,
-            slots,
             scheduler,
             executors: Vec::new(),
             proxies: Vec::new(),
@@ -77,12 +87,12 @@ impl Fleet {
             started: 0,
             restarts: 0,
         };
-        for number in 0..executors {
+        for (number, extra) in extras.iter().enumerate() {
             fleet.proxies.push(Proxy::start().await?);
             let link = Proxy::start().await?;
             link.lead_to(port);
             fleet.links.push(link);
-            let executor = fleet.start_executor(number)?;
+            let executor = fleet.start_executor(number, extra, true)?;
             fleet.executors.push(executor);
         }
         Ok(fleet)
@@ -100,7 +110,15 @@ impl Fleet {
 
     /// Whether the scheduler still runs.
     pub fn scheduler_lives(&mut self) -> bool {
-        matches!(self.scheduler.0.try_wait(), Ok(None))
+        matches!(self.scheduler.ended(), Ok(None))
+    }
+
+    /// What the scheduler has logged. `None` if it was started again, and no log tells all.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn whole_log(&self) -> Result<Option<String>> {
+        if self.restarts == 0 { self.scheduler.log().map(Some) } else { Ok(None) }
     }
 
     /// Kills the scheduler and starts it again with the same state and at the same address, `early` times only to kill it
@@ -109,28 +127,22 @@ impl Fleet {
     /// # Errors
     /// If it does not die, or does not start.
     pub fn restart_scheduler(&mut self, early: &[Duration]) -> Result<Restart> {
-        kill(&mut self.scheduler.0)?;
-        let before = std::fs::read_to_string(self.log())?;
+        self.scheduler.kill()?;
+        let before = self.scheduler.log()?;
+        let arguments = scheduler_arguments(&self.setup.dir, self.port);
         for pause in early {
             self.restarts += 1;
             let name = format!("scheduler-{}", self.restarts);
-            let mut daemon = start(&self.binaries, &self.dir, &name, "ballista-scheduler", &self.arguments())?.0;
+            let mut daemon = scheduler(&self.setup, &name, &arguments).begin()?;
             std::thread::sleep(*pause);
-            kill(&mut daemon.0)?;
+            daemon.kill()?;
         }
         self.restarts += 1;
         let name = format!("scheduler-{}", self.restarts);
         let begun = Instant::now();
-        self.scheduler = spawn(&self.binaries, &self.dir, &name, "ballista-scheduler", &self.arguments())?.0;
-        Ok(Restart { ready: begun.elapsed(), log: self.log(), finished: finished_outputs(&before) })
-    }
-
-    fn arguments(&self) -> Vec<String> {
-        scheduler_arguments(&self.dir, self.port)
-    }
-
-    fn log(&self) -> PathBuf {
-        self.dir.join(format!("scheduler-{}.log", self.restarts))
+        self.scheduler = scheduler(&self.setup, &name, &arguments).run()?.0;
+        let log = self.setup.dir.join(format!("{name}.log"));
+        Ok(Restart::new(begun.elapsed(), log, finished_outputs(&before)))
     }
 
     /// What stands between an executor and everybody else, but for the scheduler.
@@ -143,11 +155,11 @@ impl Fleet {
         &self.links[executor]
     }
 
-    fn start_executor(&mut self, number: usize) -> Result<Daemon> {
+    fn start_executor(&mut self, number: usize, extra: &Extra, wait: bool) -> Result<Daemon> {
         let name = format!("executor-{}", self.started);
         self.started += 1;
-        let (port, slots) = (self.links[number].port().to_string(), self.slots.to_string());
-        let work_dir = self.dir.join("work");
+        let (port, slots) = (self.links[number].port().to_string(), self.setup.slots.to_string());
+        let work_dir = extra.work_dir.clone().unwrap_or_else(|| self.setup.dir.join("work"));
         let arguments = ["--scheduler-host", "127.0.0.1", "--scheduler-port", &port, "--slots", &slots];
         let arguments = arguments.into_iter().chain(["--memory", "1GiB", "--work-dir"]).map(str::to_owned);
         let own_port = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port();
@@ -155,8 +167,18 @@ impl Fleet {
         proxy.lead_to(own_port);
         let ports =
             ["--bind-port".to_owned(), own_port.to_string(), "--advertise-port".to_owned(), proxy.port().to_string()];
-        let arguments: Vec<String> = arguments.chain([work_dir.display().to_string()]).chain(ports).collect();
-        Ok(spawn(&self.binaries, &self.dir, &name, "ballista-executor", &arguments)?.0)
+        let arguments = arguments.chain([work_dir.display().to_string()]).chain(ports);
+        let arguments: Vec<String> = arguments.chain(extra.arguments.iter().cloned()).collect();
+        let environment = [self.setup.environment.as_slice(), extra.environment.as_slice()].concat();
+        let start = Start {
+            programs: &self.setup.programs,
+            role: Role::Executor,
+            dir: &self.setup.dir,
+            name: &name,
+            arguments: &arguments,
+            environment: &environment,
+        };
+        if wait { Ok(start.run()?.0) } else { start.begin() }
     }
 
     /// Sends a signal to an executor, and proves that it arrived: a killed process is gone, a halted one is halted.
@@ -164,23 +186,20 @@ impl Fleet {
     /// # Errors
     /// If it did not.
     pub fn signal(&mut self, executor: usize, signal: Signal) -> Result<()> {
-        let child = &mut self.executors[executor].0;
-        if signal == Signal::Kill {
-            return kill(child);
-        }
+        let daemon = &mut self.executors[executor];
         let name = match signal {
-            Signal::Kill => "KILL",
+            Signal::Kill => return daemon.kill(),
             Signal::Term => "TERM",
             Signal::Stop => "STOP",
             Signal::Continue => "CONT",
         };
-        let sent = Command::new("kill").arg(format!("-{name}")).arg(child.id().to_string()).status()?;
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(daemon.id().to_string()).status()?;
         if !sent.success() {
             return Err(Error::other(format!("kill -{name} failed: {sent}")));
         }
         if signal == Signal::Stop {
             let halted = || -> Result<bool> {
-                let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.id()))?;
+                let stat = std::fs::read_to_string(format!("/proc/{}/stat", daemon.id()))?;
                 Ok(stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T')))
             };
             let start = Instant::now();
@@ -199,48 +218,61 @@ impl Fleet {
     /// # Errors
     /// If it cannot be started.
     pub fn replace(&mut self, executor: usize) -> Result<()> {
-        self.executors[executor] = self.start_executor(executor)?;
+        let extra = self.setup.executors[executor].clone();
+        self.executors[executor] = self.start_executor(executor, &extra, true)?;
         Ok(())
     }
-}
 
-/// What a restart of the scheduler came to.
-pub struct Restart {
-    /// From its start to its being ready.
-    pub ready: Duration,
-    log: PathBuf,
-    /// Outputs that were complete when it died, of jobs that were not over.
-    finished: BTreeSet<String>,
-}
-
-impl Restart {
-    /// How many outputs there were, and how many of them count again by now.
+    /// Puts a new process in the place of each executor that has ended by itself, without waiting for it: it may be
+    /// given what ended the last one at once. How they ended, by name.
     ///
     /// # Errors
-    /// If the log cannot be read.
-    pub fn outputs(&self) -> Result<(usize, usize)> {
-        let log = std::fs::read_to_string(&self.log)?;
-        let taken = log.lines().filter(|line| line.contains("task taken over") && line.contains("finished=true"));
-        let taken: BTreeSet<String> = taken.filter_map(|line| field(line, "task=")).collect();
-        Ok((self.finished.len(), self.finished.intersection(&taken).count()))
+    /// If one cannot be started.
+    pub fn revive(&mut self) -> Result<Vec<(String, ExitStatus)>> {
+        let mut ended = Vec::new();
+        for number in 0..self.executors.len() {
+            if let Some(status) = self.executors[number].ended()? {
+                ended.push((self.executors[number].name().to_owned(), status));
+                let extra = self.setup.executors[number].clone();
+                self.executors[number] = self.start_executor(number, &extra, false)?;
+            }
+        }
+        Ok(ended)
+    }
+
+    /// Whether all executors run and have been welcomed by the scheduler.
+    ///
+    /// # Errors
+    /// If it cannot be told.
+    pub fn is_complete(&mut self) -> Result<bool> {
+        for executor in &mut self.executors {
+            if executor.ended()?.is_some() || executor.ready()?.is_none() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// How an executor has ended, if it has.
+    ///
+    /// # Errors
+    /// If it cannot be told.
+    pub fn ended(&mut self, executor: usize) -> Result<Option<ExitStatus>> {
+        self.executors[executor].ended()
+    }
+
+    /// What the process that is in the place of an executor has logged.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn executor_log(&self, executor: usize) -> Result<String> {
+        self.executors[executor].log()
     }
 }
 
-/// From the scheduler's log.
-fn finished_outputs(log: &str) -> BTreeSet<String> {
-    let is_end = |line: &&str| ["job finished", "job failed", "job cancelled"].iter().any(|end| line.contains(end));
-    let over: BTreeSet<String> = log.lines().filter(is_end).filter_map(|line| field(line, "job=")).collect();
-    let is_output = |line: &&str| {
-        [": task finished ", "task taken over"].iter().any(|text| line.contains(text))
-            && !line.contains("finished=false")
-    };
-    let outputs = log.lines().filter(is_output).filter_map(|line| field(line, "task="));
-    outputs.filter(|task| !over.contains(task.split('/').next().unwrap_or_default())).collect()
-}
-
-fn field(line: &str, name: &str) -> Option<String> {
-    let (_, rest) = line.split_once(name)?;
-    rest.split_whitespace().next().map(str::to_owned)
+fn scheduler<'a>(setup: &'a Setup, name: &'a str, arguments: &'a [String]) -> Start<'a> {
+    let Setup { programs, dir, environment, .. } = setup;
+    Start { programs, role: Role::Scheduler, dir, name, arguments, environment }
 }
 
 fn scheduler_arguments(dir: &Path, port: u16) -> Vec<String> {
@@ -248,47 +280,4 @@ fn scheduler_arguments(dir: &Path, port: u16) -> Vec<String> {
     let level = "info,ballista_scheduler=debug";
     let arguments = ["--bind-port", &port, "--lease-seconds", "2", "--heartbeat-millis", "200", "--state-dir", &state];
     arguments.into_iter().chain(["--log-level", level]).map(str::to_owned).collect()
-}
-
-/// Ends a process at once, and proves it.
-fn kill(child: &mut Child) -> Result<()> {
-    use std::os::unix::process::ExitStatusExt;
-    child.kill()?;
-    let status = child.wait()?;
-    match status.signal() {
-        Some(9) => Ok(()),
-        _ => Err(Error::other(format!("the killed process ended with {status}"))),
-    }
-}
-
-/// Starts a daemon and waits for the line that says that it is ready.
-fn spawn(binaries: &Path, dir: &Path, name: &str, program: &str, arguments: &[String]) -> Result<(Daemon, String)> {
-    let (mut daemon, log, output) = start(binaries, dir, name, program, arguments)?;
-    let deadline = Instant::now() + START_LIMIT;
-    loop {
-        if let Some((line, _)) = std::fs::read_to_string(&output)?.split_once('\n') {
-            return Ok((daemon, line.to_owned()));
-        }
-        if let Some(status) = daemon.0.try_wait()? {
-            return Err(Error::other(format!("{name} ended early: {status}; see {}", log.display())));
-        }
-        if Instant::now() > deadline {
-            return Err(Error::new(ErrorKind::TimedOut, format!("{name} is not ready; see {}", log.display())));
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// Starts a daemon. Where it logs, and where it says that it is ready.
-fn start(
-    binaries: &Path,
-    dir: &Path,
-    name: &str,
-    program: &str,
-    arguments: &[String],
-) -> Result<(Daemon, PathBuf, PathBuf)> {
-    let (log, output) = (dir.join(format!("{name}.log")), dir.join(format!("{name}.out")));
-    let mut command = Command::new(binaries.join(program));
-    command.args(arguments).stdin(Stdio::null()).stderr(File::create(&log)?).stdout(File::create(&output)?);
-    Ok((Daemon(command.spawn()?), log, output))
 }

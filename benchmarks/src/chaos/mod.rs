@@ -3,20 +3,43 @@
 //!
 //! What happens when is decided by a seed: the same seed gives the same faults at the same pauses. Each fault proves that
 //! it fired, or the scenario fails.
+//!
+//! A tour:
+//! * [`run`]: a scenario from its cluster's start to its end. [`strike`]: what each fault is.
+//! * `udf`, [`matrix`], [`full`]: the faults that take more than a few lines: hostile functions, deaths at every place
+//!   of the code, a full disk.
+//! * [`fleet`]: the processes; [`process`]: one of them; [`proxy`]: what stands between them; [`restart`]: a new
+//!   scheduler.
+//! * [`host`]: this program as those processes, for faults that the daemons people run do not have; [`hostile`]: the
+//!   functions that come with it.
+//! * [`load`]: the clients; [`oracle`]: the right answers; [`tally`]: what became of the queries.
+//! * [`log`]: what the scheduler's log tells; [`report`]: the table that is printed.
+//!
+//! *Negative controls.* A check that cannot fail proves nothing: with [`host::Protection`] a scenario runs without what
+//! protects from its faults, and has to notice.
 
 pub mod fleet;
+pub mod full;
+pub mod host;
+pub mod hostile;
 pub mod load;
+pub mod log;
+pub mod matrix;
+pub mod oracle;
+pub mod process;
 pub mod proxy;
+pub mod report;
+pub mod restart;
+pub mod run;
+pub mod strike;
+pub mod tally;
+mod udf;
 
-use std::io::{Error, Result};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::ValueEnum;
 
-use self::fleet::{Fleet, Restart, Signal};
-use self::proxy::Damage;
-
-/// How long a damage may take to happen.
+/// How long a fault may take to happen, and what it broke to be whole again.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Which faults.
@@ -48,12 +71,30 @@ pub enum Scenario {
     Commit,
     /// The scheduler dies by SIGKILL, and an executor with it
     Both,
+    /// Queries call functions that panic, end their process, or never end
+    Udf,
+    /// Executors die at a place of the code: each place in queries of each shape, which run alone
+    Matrix,
+    /// Statuses of tasks come late, and twice because the link to the scheduler breaks
+    Late,
+    /// The disk of an executor is full for some seconds; needs root, for a file system of its own
+    Full,
 }
 
 impl Scenario {
     /// Whether the clients write files instead of reading.
     pub fn writes(self) -> bool {
         matches!(self, Self::Write | Self::Commit)
+    }
+
+    /// Whether its processes are not the daemons that people run, but those of [`host`].
+    pub fn needs_hosts(self) -> bool {
+        matches!(self, Self::Udf | Self::Matrix | Self::Late)
+    }
+
+    /// Whether clients run queries all the time.
+    pub fn has_load(self) -> bool {
+        self != Self::Matrix
     }
 
     /// As on the command line.
@@ -72,12 +113,16 @@ impl Scenario {
             Self::Scheduler => "scheduler",
             Self::Commit => "commit",
             Self::Both => "both",
+            Self::Udf => "udf",
+            Self::Matrix => "matrix",
+            Self::Late => "late",
+            Self::Full => "full",
         }
     }
 }
 
 /// Numbers that look random, from a seed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Draws(u64);
 
 impl Draws {
@@ -95,110 +140,6 @@ impl Draws {
         x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         (x ^ (x >> 31)) % bound.max(1)
     }
-}
-
-/// Does what the `number`-th fault of a scenario is, and puts things right again. Returns how many processes it hit; the
-/// scheduler's restarts go to `restarts`.
-///
-/// # Errors
-/// If a fault did not fire, or a process cannot be replaced.
-pub async fn strike(
-    scenario: Scenario,
-    fleet: &mut Fleet,
-    draws: &mut Draws,
-    number: u64,
-    restarts: &mut Vec<Restart>,
-) -> Result<u64> {
-    let victim = draws.below(fleet.executors() as u64) as usize;
-    let other = (victim + 1) % fleet.executors();
-    match scenario {
-        Scenario::Kill | Scenario::Write => {
-            fleet.signal(victim, Signal::Kill)?;
-            let two = number % 10 == 9 && other != victim;
-            if two {
-                fleet.signal(other, Signal::Kill)?;
-            }
-            pause(draws, 500).await;
-            fleet.replace(victim)?;
-            if two {
-                fleet.replace(other)?;
-            }
-            Ok(1 + u64::from(two))
-        }
-        Scenario::Zombie => {
-            fleet.signal(victim, Signal::Stop)?;
-            tokio::time::sleep(Duration::from_millis(2_500)).await;
-            pause(draws, 1_000).await;
-            fleet.signal(victim, Signal::Continue)?;
-            Ok(1)
-        }
-        Scenario::Drain => {
-            fleet.signal(victim, Signal::Term)?;
-            pause(draws, 2_000).await;
-            fleet.replace(victim)?;
-            Ok(1)
-        }
-        Scenario::Scheduler | Scenario::Commit => {
-            let early: Vec<_> = (0..u64::from(number % 4 == 3) * (1 + draws.below(3)))
-                .map(|_| Duration::from_millis(draws.below(60)))
-                .collect();
-            restarts.push(fleet.restart_scheduler(&early)?);
-            Ok(1 + early.len() as u64)
-        }
-        Scenario::Both => {
-            fleet.signal(victim, Signal::Kill)?;
-            restarts.push(fleet.restart_scheduler(&[])?);
-            fleet.replace(victim)?;
-            Ok(2)
-        }
-        Scenario::Cut => damage(fleet, victim, Damage::CutAfter(draws.below(200_000)), 0).await,
-        Scenario::Flip => damage(fleet, victim, Damage::FlipAfter(draws.below(200_000)), 0).await,
-        Scenario::Partition => damage(fleet, victim, Damage::Refuse, 1_000 + draws.below(3_000)).await,
-        Scenario::Stall => damage(fleet, victim, Damage::Stall, 1_000 + draws.below(3_000)).await,
-        Scenario::Link => {
-            let millis = if number % 3 == 2 { 2_500 } else { draws.below(1_000) };
-            let link = fleet.link(victim);
-            let before = link.fired();
-            link.set(Damage::Refuse);
-            tokio::time::sleep(Duration::from_millis(millis + 50)).await;
-            link.set(Damage::None);
-            match link.fired() > before {
-                true => Ok(1),
-                false => Err(Error::other("no connection to the scheduler broke")),
-            }
-        }
-        Scenario::Slow => {
-            for _ in 0..20 {
-                fleet.signal(victim, Signal::Stop)?;
-                tokio::time::sleep(Duration::from_millis(190)).await;
-                fleet.signal(victim, Signal::Continue)?;
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-            Ok(1)
-        }
-    }
-}
-
-/// Damages what comes from an executor, and goes on with it for so many milliseconds after it has happened once. An
-/// executor that nobody reads from, because it is on probation, is passed over.
-async fn damage(fleet: &Fleet, first: usize, damage: Damage, millis: u64) -> Result<u64> {
-    for executor in (0..fleet.executors()).map(|number| (first + number) % fleet.executors()) {
-        let proxy = fleet.proxy(executor);
-        let before = proxy.fired();
-        proxy.set(damage);
-        let start = Instant::now();
-        while start.elapsed() < PATIENCE && proxy.fired() == before {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        if proxy.fired() > before {
-            tokio::time::sleep(Duration::from_millis(millis)).await;
-        }
-        proxy.set(Damage::None);
-        if proxy.fired() > before {
-            return Ok(1);
-        }
-    }
-    Err(Error::other(format!("{damage:?} did not happen at any executor")))
 }
 
 /// Waits for up to `millis`.

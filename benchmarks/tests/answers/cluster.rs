@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 //! A scheduler and several executors in this process, on real sockets.
 
-use ballista::{ExecutorBuilder, ExecutorHandle, MemorySize, SchedulerBuilder, SchedulerHandle};
+use ballista::{ExecutorBuilder, ExecutorHandle, SchedulerBuilder, SchedulerHandle, Size};
 use tokio::net::TcpListener;
 
 /// Lives as long as the test.
@@ -22,7 +22,7 @@ impl TestCluster {
         for _ in 0..executors {
             let executor = ExecutorBuilder::new()
                 .with_slots(slots)
-                .with_memory(MemorySize::Bytes(memory))
+                .with_memory(Size::Bytes(memory))
                 .with_bind_address("127.0.0.1", 0)
                 .with_scheduler("127.0.0.1", port)
                 .start()

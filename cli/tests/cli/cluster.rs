@@ -81,8 +81,9 @@ fn statements_run_on_a_cluster_beside() {
     assert_eq!(cluster.run(&["-q", "--format", "csv", "-c", sql]).ok(), "k,c\n0,3\n1,3\n2,3\n");
     let executors = cluster.run(&["executors", "--format", "csv"]).ok();
     let lines: Vec<_> = executors.lines().collect();
-    assert_eq!((lines[0], lines.len()), ("executor,address,slots,slots_used", 3), "{executors}");
-    assert!(lines[1..].iter().all(|line| line.contains(",127.0.0.1:") && line.ends_with(",2,0")), "{executors}");
+    assert_eq!((lines[0], lines.len()), ("executor,address,slots,slots_used,memory_used,disk_used", 3), "{executors}");
+    let is_idle = |line: &&str| line.contains(",127.0.0.1:") && line.contains(",2,0,") && !line.ends_with(" of 0 B");
+    assert!(lines[1..].iter().all(is_idle), "{executors}");
     let jobs = cluster.run(&["jobs"]).ok();
     assert!(jobs.starts_with("+--") && jobs.contains("| finished |"), "{jobs}");
     let inside = cluster.run(&["-q", "--format", "csv", "-c", "\\executors", "-c", "\\jobs"]).ok();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use arrow_flight::flight_service_client::FlightServiceClient;
 use arrow_flight::{FlightData, Ticket as FlightTicket};
-use ballista_core::{ErrorClass, TaskKey};
+use ballista_core::{ErrorClass, TaskKey, fault};
 use ballista_shuffle::Block;
 use bytes::Bytes;
 use tonic::transport::Channel;
@@ -76,7 +76,9 @@ impl Origin {
                 };
                 let signed = client.key.sign(&ticket.to_proto());
                 let request = Request { client, address, signed, outputs: outputs.len(), from };
-                request.send().await
+                let chunk = request.send().await;
+                fault::at("fetch");
+                chunk
             }
             Self::File { output, buckets } => {
                 let (output, buckets) = (Arc::clone(output), buckets.start as usize..buckets.end as usize);

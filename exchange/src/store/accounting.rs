@@ -117,9 +117,22 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    pub(crate) fn new(counters: &Arc<Counters>, bytes: u64) -> Self {
-        counters.disk.fetch_add(bytes, Ordering::Relaxed);
-        Self { counters: Arc::clone(counters), bytes }
+    /// Space for a file of about `bytes`, unless all files would take more than `limit` then.
+    pub(crate) fn reserve(counters: &Arc<Counters>, bytes: u64, limit: u64) -> Option<Self> {
+        let fits = |used: u64| used.checked_add(bytes).filter(|used| *used <= limit);
+        counters.disk.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;
+        Some(Self { counters: Arc::clone(counters), bytes })
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The file is written: this is what it takes.
+    pub(crate) fn set(&mut self, bytes: u64) {
+        self.counters.disk.fetch_add(bytes, Ordering::Relaxed);
+        self.counters.disk.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.bytes = bytes;
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 
 use super::output::{FileTier, Output, Tier};
 use super::{Level, ShuffleStore, file};
-use crate::error::Result;
+use crate::error::{ExchangeError, Result};
 
 /// State of a store's eviction.
 #[derive(Debug)]
@@ -77,10 +77,13 @@ impl ShuffleStore {
         before.iter().filter(|output| output.memory_bytes() == 0).count()
     }
 
-    /// The output in memory to evict next: released ones first, then the largest, of those that no eviction has taken.
+    /// The output in memory to evict next: released ones first, then the largest, of those that no eviction has taken and
+    /// for which there is space on disk.
     fn next_victim(&self) -> Option<Arc<Output>> {
+        let space = self.disk_limit.saturating_sub(self.counters.disk());
         let catalog = self.catalog.lock();
-        let victims = catalog.outputs.values().filter(|output| output.is_evictable());
+        let fits = |output: &Output| output.is_released() || output.memory_bytes() as u64 <= space;
+        let victims = catalog.outputs.values().filter(|output| output.is_evictable() && fits(output));
         victims.max_by_key(|output| (output.is_released(), output.memory_bytes())).cloned()
     }
 
@@ -94,9 +97,9 @@ impl ShuffleStore {
         let (store, victim) = (Arc::clone(&self), Arc::clone(&output));
         let written = tokio::task::spawn_blocking(move || -> Result<FileTier> {
             let path = store.work_dir.output_path(victim.key());
-            let written =
-                file::write(&path, victim.key(), victim.schema(), victim.compression(), vec![], &memory.buckets)?;
-            FileTier::open(written, path, victim.key(), victim.buckets(), &store.counters)
+            let mut disk = store.reserve_disk(victim.memory_bytes() as u64)?;
+            disk.set(file::write(&path, victim.key(), victim.schema(), victim.compression(), vec![], &memory.buckets)?);
+            FileTier::open(disk, path, victim.key(), victim.buckets())
         });
         match written.await.map_err(Into::into).and_then(|result| result) {
             // The snapshot that was written dies here, and with it the memory, unless a reader holds it too.
@@ -104,8 +107,12 @@ impl ShuffleStore {
             Err(error) if self.get(output.key()).is_none() => {
                 tracing::debug!(output = %output.key(), error = %error.full_text(), "eviction of a freed output");
             }
+            Err(error @ ExchangeError::Resource(_)) => {
+                output.unclaim();
+                tracing::debug!(output = %output.key(), error = %error.full_text(), "no space for a shuffle output");
+            }
+            // It stays where it is, and is not tried again.
             Err(error) => {
-                output.give_up_eviction();
                 tracing::warn!(output = %output.key(), error = %error.full_text(), "cannot evict a shuffle output");
             }
         }

@@ -12,7 +12,7 @@ use ballista_core::TaskKey;
 use ballista_core::config::Compression;
 use ballista_shuffle::{BlockEncoder, BlockIter, FileIdentity, ShuffleFile, ShuffleFileWriter};
 
-use super::accounting::{Counters, Disk};
+use super::accounting::Disk;
 use super::blocks;
 use super::work_dir::OwnedFile;
 use crate::error::{ExchangeError, Result};
@@ -23,11 +23,11 @@ pub(super) struct Segment {
     index: usize,
     file: ShuffleFile,
     _owned: OwnedFile,
-    _disk: Disk,
+    disk: Disk,
 }
 
 impl Segment {
-    /// Writes the batches of all buckets to `path`.
+    /// Writes the batches of all buckets to `path`, for which there is `disk`.
     pub(super) fn write(
         index: usize,
         path: PathBuf,
@@ -35,12 +35,17 @@ impl Segment {
         schema: &SchemaRef,
         compression: Compression,
         buckets: &[Vec<RecordBatch>],
-        counters: &Arc<Counters>,
+        mut disk: Disk,
     ) -> Result<Self> {
         let owned = OwnedFile(path);
-        let bytes = write(&owned.0, key, schema, compression, vec![], buckets)?;
+        disk.set(write(&owned.0, key, schema, compression, vec![], buckets)?);
         let file = open(&owned.0, key, buckets.len())?;
-        Ok(Self { index, file, _owned: owned, _disk: Disk::new(counters, bytes) })
+        Ok(Self { index, file, _owned: owned, disk })
+    }
+
+    /// Of its file.
+    pub(super) fn bytes(&self) -> u64 {
+        self.disk.bytes()
     }
 
     /// Segments are merged in this order.

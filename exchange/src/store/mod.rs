@@ -18,7 +18,8 @@
 //! * released outputs, which are kept only in case others are lost, are the first to go, and are dropped;
 //! * when nothing can be evicted, the writer spills its own buckets to a segment file and goes on.
 //!
-//! So an append always ends: with the batch kept, or with the error of the disk.
+//! So an append always ends: with the batch kept, or with the error of the disk, which is full when it is, or when files
+//! take as much as they may.
 //!
 //! **Reads.** [`ShuffleStore::get`] gives an [`Output`]; its readers take an `Arc` snapshot of the tier, which an
 //! eviction replaces but never changes. The batches' memory goes when the last reader's snapshot does.
@@ -44,14 +45,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use arrow::datatypes::SchemaRef;
+use ballista_core::units::Bytes;
 use ballista_core::{Incarnation, JobId, StageId, TaskKey};
 use datafusion::execution::memory_pool::{MemoryLimit, MemoryPool};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use crate::error::Result;
+use crate::error::{ExchangeError, Result};
 use crate::memory::{Relief, register_relief};
-use accounting::Counters;
+use accounting::{Counters, Disk};
+pub use work_dir::prepare_work_dir;
 use work_dir::{WorkDir, off_reactor};
 
 pub(crate) use cursor::{Position, StoreCursor, StoredBlock};
@@ -72,6 +75,8 @@ pub struct StoreConfig {
     pub high_watermark: usize,
     /// Bytes in memory above which finished outputs are evicted.
     pub low_watermark: usize,
+    /// Bytes that files may take, those of unfinished outputs included.
+    pub disk_limit: u64,
     /// Bytes by which appends may exceed the pool or the high watermark while an eviction is under way.
     pub overdraft: usize,
 }
@@ -99,6 +104,7 @@ pub struct ShuffleStore {
     high_watermark: usize,
     low_watermark: usize,
     overdraft: usize,
+    disk_limit: u64,
     counters: Arc<Counters>,
     catalog: Mutex<Catalog>,
     next_writer: AtomicU64,
@@ -132,6 +138,7 @@ impl ShuffleStore {
             high_watermark: config.high_watermark,
             low_watermark: config.low_watermark.min(config.high_watermark),
             overdraft: config.overdraft,
+            disk_limit: config.disk_limit,
             counters: Arc::default(),
             catalog: Mutex::default(),
             next_writer: AtomicU64::new(0),
@@ -221,6 +228,19 @@ impl ShuffleStore {
         // Writers may wait for memory, and learn that they are fenced only when they wake.
         self.counters.freed.notify_waiters();
         catalog.outputs.extract_if(|key, _| matches(key)).map(|(_, output)| output).collect()
+    }
+
+    /// Space on disk for about `bytes`; an error if there is not so much.
+    fn reserve_disk(&self, bytes: u64) -> Result<Disk> {
+        let limit = self.disk_limit;
+        Disk::reserve(&self.counters, bytes, limit).ok_or_else(|| {
+            ExchangeError::Resource(format!(
+                "shuffle files take {} on the disk of this executor and may take {}; {} more are needed",
+                Bytes(self.counters.disk()),
+                Bytes(limit),
+                Bytes(bytes),
+            ))
+        })
     }
 
     /// What the store holds.

@@ -12,7 +12,7 @@ use ballista_core::config::Compression;
 use ballista_shuffle::ShuffleFile;
 use parking_lot::RwLock;
 
-use super::accounting::{Counters, Disk, Held};
+use super::accounting::{Disk, Held};
 use super::blocks::{self, Piece};
 use super::file;
 use super::work_dir::OwnedFile;
@@ -82,16 +82,9 @@ pub struct FileTier {
 }
 
 impl FileTier {
-    /// Opens a file just written.
-    pub(super) fn open(
-        bytes: u64,
-        path: PathBuf,
-        key: &TaskKey,
-        buckets: usize,
-        counters: &Arc<Counters>,
-    ) -> Result<Self> {
+    /// Opens a file just written, which takes `disk`.
+    pub(super) fn open(disk: Disk, path: PathBuf, key: &TaskKey, buckets: usize) -> Result<Self> {
         let owned = OwnedFile(path);
-        let disk = Disk::new(counters, bytes);
         let file = file::open(&owned.0, key, buckets)?;
         Ok(Self { file, _owned: owned, _disk: disk })
     }
@@ -165,9 +158,9 @@ impl Output {
         self.claimed.store(true, Ordering::Release);
     }
 
-    /// The file could not be written: the output stays where it is, and stays claimed.
-    pub(super) fn give_up_eviction(&self) {
-        self.claim();
+    /// There was no space for its file just now.
+    pub(super) fn unclaim(&self) {
+        self.claimed.store(false, Ordering::Release);
     }
 
     pub(super) fn move_to_file(&self, file: FileTier) {

@@ -35,20 +35,11 @@ pub(crate) struct WorkDir {
 }
 
 impl WorkDir {
-    /// Marks `root`, sweeps what dead executors left there and makes the directory of this life.
+    /// Makes `root` ready, and the directory of this life in it.
     pub(crate) fn open(root: &Path, incarnation: Incarnation) -> Result<Self> {
         let context = || format!("cannot set up work directory {}", root.display());
-        fs::create_dir_all(root).map_err(ExchangeError::io(context()))?;
-        if !root.join(MARKER).exists() && !is_empty(root).map_err(ExchangeError::io(context()))? {
-            return Err(ExchangeError::WorkDir(format!(
-                "{} is not empty and not one of Ballista's; choose an empty directory",
-                root.display()
-            )));
-        }
-        let layout_lock = open_marker(root).map_err(ExchangeError::io(context()))?;
-        layout_lock.lock().map_err(ExchangeError::io(context()))?;
+        let _layout_lock = lock_and_sweep(root)?;
         let name = format!("{:016x}", incarnation.0);
-        sweep(root);
         let own = root.join(name);
         fs::create_dir(&own).map_err(ExchangeError::io(context()))?;
         let lock = open_marker(&own).map_err(ExchangeError::io(context()))?;
@@ -98,6 +89,29 @@ impl Drop for WorkDir {
     fn drop(&mut self) {
         remove_tree(&self.own);
     }
+}
+
+/// Marks a work directory, and removes what dead executors have left there. Blocks.
+///
+/// Errors: it cannot be made, or is not empty and not one of Ballista's.
+pub fn prepare_work_dir(root: &Path) -> Result<()> {
+    lock_and_sweep(root).map(drop)
+}
+
+/// The same; nobody else changes the layout while the result lives.
+fn lock_and_sweep(root: &Path) -> Result<File> {
+    let context = || format!("cannot set up work directory {}", root.display());
+    fs::create_dir_all(root).map_err(ExchangeError::io(context()))?;
+    if !root.join(MARKER).exists() && !is_empty(root).map_err(ExchangeError::io(context()))? {
+        return Err(ExchangeError::WorkDir(format!(
+            "{} is not empty and not one of Ballista's; choose an empty directory",
+            root.display()
+        )));
+    }
+    let layout_lock = open_marker(root).map_err(ExchangeError::io(context()))?;
+    layout_lock.lock().map_err(ExchangeError::io(context()))?;
+    sweep(root);
+    Ok(layout_lock)
 }
 
 /// A file that is removed when nobody needs it any longer.

@@ -203,7 +203,9 @@ impl OutputWriter {
         let (store, key, schema) = (Arc::clone(&self.store), self.key.clone(), Arc::clone(&self.schema));
         let compression = self.options.compression;
         let segment = tokio::task::spawn_blocking(move || {
-            let segment = Segment::write(index, path, &key, &schema, compression, &buckets, &store.counters);
+            let segment = store
+                .reserve_disk(held.size() as u64)
+                .and_then(|disk| Segment::write(index, path, &key, &schema, compression, &buckets, disk));
             drop(buckets);
             drop(held);
             segment
@@ -240,10 +242,12 @@ impl OutputWriter {
             let file = tokio::task::spawn_blocking(move || -> Result<FileTier> {
                 let path = store.work_dir.output_path(&key);
                 let count = buckets.len();
-                let bytes = file::write(&path, &key, &schema, compression, segments, &buckets)?;
+                let spilled: u64 = segments.iter().map(Segment::bytes).sum();
+                let mut disk = store.reserve_disk(held.size() as u64 + spilled)?;
+                disk.set(file::write(&path, &key, &schema, compression, segments, &buckets)?);
                 drop(buckets);
                 drop(held);
-                FileTier::open(bytes, path, &key, count, &store.counters)
+                FileTier::open(disk, path, &key, count)
             });
             Tier::File(Arc::new(file.await??))
         };

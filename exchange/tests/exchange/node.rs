@@ -28,13 +28,14 @@ pub const MIB: usize = 1 << 20;
 pub struct NodeConfig {
     pub pool: usize,
     pub high: usize,
+    pub disk: u64,
     pub low: usize,
     pub fetch: FetchConfig,
 }
 
 impl Default for NodeConfig {
     fn default() -> Self {
-        Self { pool: 256 * MIB, high: 128 * MIB, low: 64 * MIB, fetch: FetchConfig::default() }
+        Self { pool: 256 * MIB, high: 128 * MIB, disk: u64::MAX, low: 64 * MIB, fetch: FetchConfig::default() }
     }
 }
 
@@ -86,6 +87,7 @@ impl Node {
             high_watermark: config.high,
             low_watermark: config.low,
             overdraft: config.high / 16,
+            disk_limit: config.disk,
         })
         .unwrap();
         let executor = ExecutorId::new(name).unwrap();

@@ -27,7 +27,7 @@ async fn round_trip(seed: u64, memory_tier: bool, evict: bool) {
     let connector = LocalConnector::new();
     let chunk_bytes = rng.random_range(1..200_000);
     let fetch = FetchConfig { bytes_in_flight: 100_000, chunk_bytes, run_chunk_bytes: chunk_bytes };
-    let config = NodeConfig { pool: 6 * MIB, high: 3 * MIB, low: MIB, fetch };
+    let config = NodeConfig { pool: 6 * MIB, high: 3 * MIB, disk: u64::MAX, low: MIB, fetch };
     let producer = Node::local("producer", &key, &connector, config.clone()).await;
     let consumer = Node::local("consumer", &key, &connector, config).await;
 

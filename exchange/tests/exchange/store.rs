@@ -112,6 +112,32 @@ async fn a_disk_that_fails_costs_the_eviction_but_no_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn files_take_no_more_than_they_may_and_work_goes_on_when_others_have_gone() {
+    let node = lone(NodeConfig { disk: 10 << 20, ..tiny() });
+    let batches = numbered_batches(64 * 1024, 1024);
+    let write = async |name: u32| {
+        let writer = node.store.create(task("j", name), batches[0].schema(), 2, disk());
+        for batch in batches.iter().cycle().take(200) {
+            writer.append(0, batch.clone()).await?;
+        }
+        writer.finish().await
+    };
+    let mut written = 0;
+    let error = loop {
+        match write(written).await {
+            Ok(_) => written += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(written > 0 && node.store.stats().disk_bytes <= 10 << 20, "{written}, {:?}", node.store.stats());
+    assert_eq!(error.class(), ballista_core::ErrorClass::Resource);
+    assert!(error.to_string().contains("and may take 10.0 MiB"), "{error}");
+    node.store.free_job(&job("j"));
+    node.expect_empty().await;
+    write(0).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sink_partitions_and_gives_back_the_memory_of_its_buffer() {
     let node = lone(NodeConfig::default());
     let writer = Arc::new(node.store.create(task("j", 0), numbered(0, 1).schema(), 16, memory()));

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-//! The daemon around the library: options, logging, signals.
+//! The program `ballista-executor`: options, logs, signals.
+//!
+//! An executor with functions or codecs of its own is a program that uses [`ExecutorBuilder`]; it can share [`Options`] and
+//! [`run_with`] with this one.
 
 mod options;
 
 use std::io::IsTerminal;
 
-use ballista_executor::{ExecutorError, ExecutorHandle, MemorySize};
+use crate::{ExecutorBuilder, ExecutorError, ExecutorHandle, Size};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
@@ -17,6 +20,11 @@ const IO_THREADS: std::ops::RangeInclusive<usize> = 2..=8;
 
 /// Runs the daemon until it is told to stop.
 pub fn run(options: Options) -> Result<(), String> {
+    run_with(options, |builder| builder)
+}
+
+/// The same for an executor with functions or codecs of its own: `change` has the last word on how it is built.
+pub fn run_with(options: Options, change: impl FnOnce(ExecutorBuilder) -> ExecutorBuilder) -> Result<(), String> {
     let filter = EnvFilter::try_new(options.log_level())
         .map_err(|error| format!("--log-level {}: {error}", options.log_level()))?;
     let filter = match filter.max_level_hint() {
@@ -35,16 +43,16 @@ pub fn run(options: Options) -> Result<(), String> {
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start the I/O runtime: {error}"))?;
-    runtime.block_on(serve(options))
+    runtime.block_on(serve(options, change))
 }
 
-async fn serve(options: Options) -> Result<(), String> {
+async fn serve(options: Options, change: impl FnOnce(ExecutorBuilder) -> ExecutorBuilder) -> Result<(), String> {
     let text = |error: ExecutorError| error.full_text();
     let no_signals = |error: std::io::Error| format!("cannot listen for signals: {error}");
     let mut signals =
         (signal(SignalKind::terminate()).map_err(no_signals)?, signal(SignalKind::interrupt()).map_err(no_signals)?);
     let scheduler = options.scheduler();
-    let mut executor = options.builder()?.start().await.map_err(text)?;
+    let mut executor = change(options.builder()?).start().await.map_err(text)?;
     tracing::info!(%scheduler, "connecting");
     tokio::select! {
         registered = executor.registered() => {
@@ -74,7 +82,7 @@ async fn serve(options: Options) -> Result<(), String> {
 
 fn ready(executor: &ExecutorHandle, scheduler: &str) -> String {
     let address = executor.address();
-    let memory = MemorySize::Bytes(executor.memory_bytes());
+    let memory = Size::Bytes(executor.memory_bytes());
     format!(
         "executor {} ready on {}, {} slots, {memory} memory, connected to scheduler {scheduler}",
         address.executor,

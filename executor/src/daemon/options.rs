@@ -4,11 +4,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::builder::DEFAULT_SCHEDULER_PORT;
+use crate::{ExecutorBuilder, Size};
 use ballista_core::ExecutorId;
-use ballista_executor::builder::DEFAULT_SCHEDULER_PORT;
-use ballista_executor::{ExecutorBuilder, MemorySize};
 use clap::Parser;
 use serde::{Deserialize, Deserializer};
+
+/// How long a cancelled task may compute on unless configured.
+const STUCK_TASK_SECONDS: u64 = 60;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -76,8 +79,14 @@ pub struct Options {
 
     /// Memory for operators and shuffle data: 512MiB, 4GiB, or a share of the container or host [default: 70%]
     #[arg(long, env = "BALLISTA_EXECUTOR_MEMORY", value_name = "SIZE")]
-    #[serde(deserialize_with = "memory_size")]
-    memory: Option<MemorySize>,
+    #[serde(deserialize_with = "size")]
+    memory: Option<Size>,
+
+    /// Disk space, half of it for shuffle files and half of it for what operators spill: 100GiB, or a share of what is free
+    /// at the start [default: 90%]
+    #[arg(long, env = "BALLISTA_EXECUTOR_DISK", value_name = "SIZE")]
+    #[serde(deserialize_with = "size")]
+    disk: Option<Size>,
 
     /// Directory for shuffle and spill files, empty or used by executors before [default: a temporary one]
     #[arg(long, env = "BALLISTA_EXECUTOR_WORK_DIR", value_name = "DIR")]
@@ -96,6 +105,11 @@ pub struct Options {
     #[arg(long, env = "BALLISTA_EXECUTOR_SHUTDOWN_GRACE_SECONDS", value_name = "SECONDS")]
     shutdown_grace_seconds: Option<u64>,
 
+    /// End the process, to be started again, when a cancelled task computes on for so long that only this stops it; 0 =
+    /// never [default: 60]
+    #[arg(long, env = "BALLISTA_EXECUTOR_STUCK_TASK_SECONDS", value_name = "SECONDS")]
+    stuck_task_seconds: Option<u64>,
+
     /// Allow a bind host that other machines can reach, although nothing is encrypted or authenticated
     #[arg(
         long, env = "BALLISTA_EXECUTOR_INSECURE", value_name = "BOOL",
@@ -104,7 +118,7 @@ pub struct Options {
     insecure: Option<bool>,
 }
 
-fn memory_size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<MemorySize>, D::Error> {
+fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Size>, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map(Some).map_err(serde::de::Error::custom)
 }
@@ -129,6 +143,8 @@ impl Options {
             advertise_port: self.advertise_port.or(other.advertise_port),
             slots: self.slots.or(other.slots),
             memory: self.memory.or(other.memory),
+            disk: self.disk.or(other.disk),
+            stuck_task_seconds: self.stuck_task_seconds.or(other.stuck_task_seconds),
             work_dir: self.work_dir.or(other.work_dir),
             id: self.id.or(other.id),
             log_level: self.log_level.or(other.log_level),
@@ -159,7 +175,8 @@ impl Options {
             .with_scheduler(self.scheduler_host(), scheduler_port)
             .with_bind_address(bind_host, self.bind_port.unwrap_or(0))
             .with_insecure(self.insecure.unwrap_or(false))
-            .with_memory(self.memory.unwrap_or_default());
+            .with_memory(self.memory.unwrap_or(Size::MEMORY))
+            .with_disk(self.disk.unwrap_or(Size::DISK));
         match (self.advertise_host, self.advertise_port) {
             (Some(host), port) => builder = builder.with_advertised_address(host, port),
             (None, Some(port)) => builder = builder.with_advertised_address(bind_host, Some(port)),
@@ -176,6 +193,10 @@ impl Options {
         }
         if let Some(seconds) = self.shutdown_grace_seconds {
             builder = builder.with_shutdown_grace(Duration::from_secs(seconds));
+        }
+        match self.stuck_task_seconds.unwrap_or(STUCK_TASK_SECONDS) {
+            0 => {}
+            seconds => builder = builder.with_stuck_task_limit(Duration::from_secs(seconds)),
         }
         Ok(builder)
     }
@@ -210,7 +231,7 @@ mod tests {
         let config = path.to_str().unwrap();
         let options = parse(&["--config", config, "--slots", "3"]).with_file().unwrap();
         assert_eq!(options.slots, Some(3));
-        assert_eq!(options.memory, Some(MemorySize::Bytes(2 << 30)));
+        assert_eq!(options.memory, Some(Size::Bytes(2 << 30)));
         assert_eq!(options.scheduler(), "s:50050");
         assert_eq!(options.insecure, Some(true));
         assert_eq!(parse(&["--config", config, "--insecure=false"]).with_file().unwrap().insecure, Some(false));

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::Schema;
 use arrow::row::SortField;
-use ballista_core::{ClassifiedError, ErrorClass};
+use ballista_core::{ClassifiedError, ErrorClass, fault};
 use ballista_exchange::{ExchangeError, OutputOptions, OutputWriter, TaskSink, classify};
 use ballista_plan::codec::encode_columns;
 use ballista_plan::stage::OutputPartitioning;
@@ -72,6 +72,7 @@ pub(crate) async fn run(
         ClassifiedError::new(ErrorClass::Deterministic, "an output is still being written after its partitions ended")
     })?;
     let summary = writer.finish().await.map_err(|error| ClassifiedError::from(&error))?;
+    fault::at("map-end");
     Ok(proto::TaskOutput {
         bucket_rows: summary.bucket_rows,
         bucket_bytes: summary.bucket_bytes,
@@ -129,6 +130,7 @@ impl Route {
     }
 
     async fn push(&mut self, batch: RecordBatch) -> Result<()> {
+        fault::at("map-batch");
         match self {
             Self::Scatter { sink, keys } => {
                 let keys = evaluate(keys, &batch)?;

@@ -9,7 +9,8 @@
 //!
 //! *Invariant:* a launch whose key is new gives exactly one `finished` or `failed`, whatever happens: an error, a
 //! panic, a cancellation, a job that is freed. It is queued after all work of the task has ended and all memory it
-//! held is given back, because the scheduler takes it as permission to reuse the slots.
+//! held is given back, because the scheduler takes it as permission to reuse the slots. If that does not come about in time,
+//! the executor drains first.
 //!
 //! **Failure modes.** Errors keep the class they have in [`ballista_exchange::classify`]. A panic, in an operator or a
 //! user's function, ends its task alone, as `Deterministic`. A cancelled task fails as `Infra`.
@@ -26,6 +27,7 @@ mod task;
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ballista_core::{ClassifiedError, ErrorClass, Incarnation, JobId, StageId, TaskKey};
 use ballista_exchange::wire::{failure_to_proto, task_key_to_proto};
@@ -70,6 +72,9 @@ pub(crate) struct TaskEnv {
     pub(crate) stores: JobStores,
     /// Rings when something of the store or the result streams may have gone.
     pub(crate) released: Arc<Notify>,
+    /// How long a cancelled task may compute on, and what is told if one does.
+    pub(crate) stuck_limit: Option<Duration>,
+    pub(crate) stuck: CancellationToken,
 }
 
 impl TaskEnv {
@@ -255,6 +260,11 @@ impl TaskRunner {
         jobs.values().flatten().filter_map(held).collect()
     }
 
+    /// All jobs of which anything may be here.
+    pub(crate) fn jobs(&self) -> Vec<String> {
+        self.inner.jobs.lock().keys().map(JobId::to_string).collect()
+    }
+
     /// Resolves when no task is running.
     pub(crate) async fn idle(&self) {
         // The sender lives in `self`, so waiting cannot fail.
@@ -277,7 +287,7 @@ impl Inner {
             }),
         };
         // Partitions that were aborted may be inside a computation still.
-        work.ended().await;
+        self.wait_for(&key, &work).await;
         // A task that failed because its job was freed under it was cancelled.
         let outcome = if cancel.is_cancelled() { outcome.map_err(|_| cancelled()) } else { outcome };
         self.env.writes.end(&key, outcome.is_ok());
@@ -312,6 +322,20 @@ impl Inner {
         self.env.outbox.push(&key, status);
         self.running.send_modify(|running| *running -= 1);
         self.env.released.notify_one();
+    }
+
+    /// Waits until all work of a task has ended, or nobody counts on that any more.
+    async fn wait_for(&self, key: &TaskKey, work: &Work) {
+        let Some(limit) = self.env.stuck_limit else { return work.ended().await };
+        if tokio::time::timeout(limit, work.ended()).await.is_err() {
+            tracing::error!(
+                task = %key,
+                seconds = limit.as_secs_f64(),
+                "a task that is over computes on and cannot be stopped: this executor takes no more tasks, and ends when \
+                 the others are done"
+            );
+            self.env.stuck.cancel();
+        }
     }
 }
 

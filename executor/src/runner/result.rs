@@ -16,7 +16,7 @@ use std::future::pending;
 use std::time::Duration;
 
 use arrow::array::RecordBatch;
-use ballista_core::{ClassifiedError, ErrorClass};
+use ballista_core::{ClassifiedError, ErrorClass, fault};
 use ballista_exchange::{ExchangeError, ResultSender, classify};
 use ballista_plan::codec::encode_batches;
 use ballista_proto as proto;
@@ -154,6 +154,7 @@ impl Rows {
                     if batch.num_rows() == 0 {
                         continue;
                     }
+                    fault::at("result-batch");
                     let context = "cannot compact a result".to_owned();
                     let batch = compact(batch).map_err(|source| ExchangeError::Shuffle { context, source })?;
                     if buffer.send(batch).await.is_err() {

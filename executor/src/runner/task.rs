@@ -12,7 +12,7 @@ use ballista_core::{BallistaConfig, ClassifiedError, ErrorClass, TaskKey};
 use ballista_exchange::{FetchMetrics, FetchOptions, classify};
 use ballista_plan::config::SessionConfigExt;
 use ballista_plan::context::TaskExchange;
-use ballista_plan::stage::StageOutput;
+use ballista_plan::stage::{StageOutput, keeps_partitions};
 use ballista_plan::task::instance_of;
 use ballista_plan::write::WriteExec;
 use ballista_plan::write::staging::TaskWrites;
@@ -66,6 +66,10 @@ pub(crate) async fn run(env: &TaskEnv, spec: TaskSpec, work: &Work) -> Result<pr
     let registry = env.stores.registry(&spec.key.job, &spec.stores, &session).map_err(|error| classify(&error))?;
     let context = task_context(env, &session, &spec, registry, &metrics, &writes);
     let stage = env.codec.decode_stage(bytes, &context).map_err(|error| classify(&error))?;
+    let context = Arc::new(match keeps_partitions(&stage.plan, &stage.output) {
+        true => without_stealing(context),
+        false => context,
+    });
     if stage.plan.output_partitioning().partition_count() == spec.partitions.len() {
         // No other task of the stage will ask for the plan, which may hold as many rows as the task writes.
         env.plans.forget(&spec.key);
@@ -103,7 +107,7 @@ fn task_context(
     object_store_registry: Arc<dyn ObjectStoreRegistry>,
     metrics: &Arc<FetchMetrics>,
     writes: &Arc<TaskWrites>,
-) -> Arc<TaskContext> {
+) -> TaskContext {
     let memory_tier = session.config().ballista().memory_tier;
     let exchange = TaskExchange {
         job: spec.key.job.clone(),
@@ -118,9 +122,15 @@ fn task_context(
         ..session.runtime_env().as_ref().clone()
     };
     let config = session.config().clone().with_extension(Arc::new(exchange)).with_extension(Arc::clone(writes));
-    let context = TaskContext::from(session)
+    TaskContext::from(session)
         .with_session_config(config)
         .with_runtime(Arc::new(runtime))
-        .with_task_id(spec.key.to_string());
-    Arc::new(context)
+        .with_task_id(spec.key.to_string())
+}
+
+/// Scans of the task read the files of their own partition, also when they are done before others.
+fn without_stealing(context: TaskContext) -> TaskContext {
+    let mut config = context.session_config().clone();
+    config.options_mut().execution.enable_file_stream_work_stealing = false;
+    context.with_session_config(config)
 }

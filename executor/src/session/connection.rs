@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use ballista_core::{Incarnation, JobId, PROTOCOL_VERSION, StageId};
+use ballista_core::{Incarnation, JobId, PROTOCOL_VERSION, StageId, fault, speaks_protocol};
 use ballista_exchange::TicketKey;
 use ballista_exchange::wire::task_key_from_proto;
 use ballista_proto as proto;
 use proto::executor_message::Message as Up;
 use proto::scheduler_message::Message as Down;
 use tokio::sync::mpsc;
-use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio::time::{Interval, MissedTickBehavior};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Code, Status};
 
@@ -65,6 +65,14 @@ pub(super) async fn connect(shared: &Shared, life: &Life, signals: &Signals, wel
         Some(Down::Fenced(fenced)) => return Ok(Ended::Fenced(fenced.reason)),
         _ => return Ok(Ended::Broken("the scheduler did not answer a registration with a welcome".into())),
     };
+    // One that does not say it is of the first version.
+    let theirs = granted.protocol_version.max(1);
+    if !speaks_protocol(theirs) {
+        let message = format!(
+            "the scheduler speaks protocol version {theirs}, this executor {PROTOCOL_VERSION}; they may be at most 1 apart"
+        );
+        return Err(ExecutorError::Refused(message));
+    }
     if !life.welcome(shared, TicketKey::from_bytes(&granted.ticket_key)?)? {
         return Ok(Ended::Fenced("the scheduler has another ticket key than before".into()));
     }
@@ -101,6 +109,7 @@ pub(super) async fn connect(shared: &Shared, life: &Life, signals: &Signals, wel
                     return Ok(Ended::Stopped);
                 }
                 for status in life.outbox.after(sent) {
+                    fault::at("status");
                     sent = status.sequence;
                     if up.send(message(Up::Status(status))).is_err() {
                         return Ok(Ended::Broken("the session takes no more messages".into()));
@@ -141,6 +150,7 @@ fn register(shared: &Shared, life: &Life) -> proto::Register {
         slots: shared.slots,
         memory_bytes: shared.memory_bytes,
         held: life.services().map(|services| services.runner.held()).unwrap_or_default(),
+        jobs: life.services().map(|services| services.runner.jobs()).unwrap_or_default(),
     }
 }
 
@@ -149,12 +159,15 @@ fn heartbeat(shared: &Shared, life: &Life) -> proto::Heartbeat {
     proto::Heartbeat {
         memory_used: shared.runtime.memory_pool.reserved() as u64,
         store_bytes: stats.memory_bytes as u64 + stats.disk_bytes,
+        disk_used: stats.disk_bytes + life.spilled_bytes(),
+        disk_limit: shared.disk_bytes,
     }
 }
 
 fn heartbeats(millis: u64) -> Interval {
     let period = Duration::from_millis(millis).max(LEAST_HEARTBEAT);
-    let mut heartbeats = tokio::time::interval_at(Instant::now() + period, period);
+    // The first one at once: it says what there is.
+    let mut heartbeats = tokio::time::interval(period);
     heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     heartbeats
 }
@@ -187,6 +200,7 @@ fn handle(received: proto::SchedulerMessage, life: &Life, services: &Services) {
         }
         Some(Down::FreeJob(free)) => JobId::new(&free.job).map(|job| runner.free_job(&job)).map_err(Into::into),
         Some(Down::Ack(ack)) => {
+            fault::at("acknowledged");
             life.outbox.ack(ack.sequence);
             Ok(())
         }

@@ -91,7 +91,7 @@ pub(crate) async fn run(shared: Arc<Shared>, first: Life, signals: Signals) -> R
             Ok(Ended::Stopped | Ended::Broken(_)) => {
                 let patience = if signals.kill.is_cancelled() { Duration::ZERO } else { LAST_READS };
                 life.end(patience).await;
-                return Ok(());
+                return left(&shared);
             }
             Err(error) => {
                 life.kill().await;
@@ -102,13 +102,18 @@ pub(crate) async fn run(shared: Arc<Shared>, first: Life, signals: Signals) -> R
             backoff.reset();
         }
         tokio::select! {
-            () = signals.kill.cancelled() => return Ok(()),
-            () = signals.drain.cancelled() => return Ok(()),
+            () = signals.kill.cancelled() => return left(&shared),
+            () = signals.drain.cancelled() => return left(&shared),
             () = tokio::time::sleep(backoff.next()) => {}
         }
         life = Life::begin(&shared, Incarnation::random())?;
         signals.status.send_replace(ExecutorStatus { address: life.address.clone(), registered: false });
     }
+}
+
+/// What it means that the executor has ended without an error of the session.
+fn left(shared: &Shared) -> Result<()> {
+    if shared.stuck.is_cancelled() { Err(ExecutorError::Stuck) } else { Ok(()) }
 }
 
 /// Connects again and again; ends only with the life.
@@ -141,7 +146,10 @@ async fn keep_connected(shared: &Shared, life: &Life, signals: &Signals) -> Resu
 
 /// Resolves when the executor was told to drain and is done, or out of time.
 async fn drained(shared: &Shared, life: &Life, signals: &Signals) {
-    signals.drain.cancelled().await;
+    tokio::select! {
+        () = signals.drain.cancelled() => {}
+        () = shared.stuck.cancelled() => signals.drain.cancel(),
+    }
     if tokio::time::timeout(shared.grace, life.done()).await.is_err() {
         let grace = shared.grace.as_secs();
         tracing::warn!(grace_seconds = grace, "leaving with tasks or outputs that are still needed");

@@ -10,7 +10,7 @@ use arrow::datatypes::SchemaRef;
 use ballista_core::{ErrorClass, ExecutorId, Incarnation, JobId, StageId, TaskId, TaskKey};
 use ballista_exchange::wire::task_key_to_proto;
 use ballista_exchange::{Connector, ExecutorAddress, InputSource, LocalConnector, StageInputs, Ticket, read_result};
-use ballista_executor::{ExecutorBuilder, ExecutorHandle, MemorySize};
+use ballista_executor::{ExecutorBuilder, ExecutorHandle, Size};
 use ballista_plan::codec::{PlanCodec, decode_batches};
 use ballista_plan::stage::{StageOutput, StagePlan};
 use ballista_proto as proto;
@@ -54,13 +54,19 @@ impl Cluster {
     pub async fn start(names: &[&str]) -> Self {
         let mut cluster = Self::empty().await;
         for name in names {
-            let handle = cluster.builder(name).await.start().await.unwrap();
-            handle.registered().await.unwrap();
-            let heard = cluster.hear(name, |heard| matches!(heard, Heard::Registered(_)).then_some(())).await;
-            assert_eq!(heard, ());
-            cluster.executors.insert((*name).to_owned(), handle);
+            let builder = cluster.builder(name).await;
+            cluster.add(name, builder).await;
         }
         cluster
+    }
+
+    /// One more executor.
+    pub async fn add(&mut self, name: &str, builder: ExecutorBuilder) {
+        let handle = builder.start().await.unwrap();
+        handle.registered().await.unwrap();
+        let heard = self.hear(name, |heard| matches!(heard, Heard::Registered(_)).then_some(())).await;
+        assert_eq!(heard, ());
+        self.executors.insert(name.to_owned(), handle);
     }
 
     /// A scheduler without executors.
@@ -78,7 +84,7 @@ impl Cluster {
         ExecutorBuilder::new()
             .with_id(ExecutorId::new(name).unwrap())
             .with_slots(2)
-            .with_memory(MemorySize::Bytes(256 << 20))
+            .with_memory(Size::Bytes(256 << 20))
             .with_session_state(session_state())
             .with_local_connector(self.connector.clone())
             .with_scheduler_channel(self.channel("scheduler").await)
@@ -189,7 +195,7 @@ impl Cluster {
     /// Waits until a heartbeat says that nothing is held.
     pub async fn holds_nothing(&mut self, executor: &str) {
         self.hear(executor, |heard| match heard {
-            Heard::Heartbeat(beat) if beat.store_bytes == 0 && beat.memory_used == 0 => Some(()),
+            Heard::Heartbeat(beat) if beat.store_bytes + beat.disk_used + beat.memory_used == 0 => Some(()),
             _ => None,
         })
         .await;

@@ -2,13 +2,15 @@
 //! Tasks that fail, are cancelled, or come twice.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use ballista_core::ErrorClass;
+use ballista_executor::ExecutorError;
 use ballista_plan::stage::StageOutput;
 
 use crate::cluster::{Cluster, inline, inputs};
-use crate::plans::{call, hash, ids, reader, scan};
+use crate::plans::{ENDLESS, IN_ENDLESS, call, hash, ids, reader, scan};
 use crate::scheduler::Heard;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -34,7 +36,7 @@ async fn freeing_a_job_stops_its_tasks_and_frees_its_outputs() {
     cluster.run("e1", 0, 0, &[0], &[]).await;
     cluster
         .hear("e1", |heard| match heard {
-            Heard::Heartbeat(beat) if beat.store_bytes > 0 => Some(()),
+            Heard::Heartbeat(beat) if beat.store_bytes + beat.disk_used > 0 => Some(()),
             _ => None,
         })
         .await;
@@ -55,6 +57,29 @@ async fn a_panic_in_a_function_fails_its_task_alone() {
     assert_eq!(class, ErrorClass::Deterministic);
     assert!(message.contains("boom in a function"), "{message}");
     assert_eq!(cluster.run("e1", 1, 0, &[0], &[]).await.output.rows, 10);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_task_that_computes_on_for_ever_ends_the_executor_once_the_others_are_done() {
+    let mut cluster = Cluster::empty().await;
+    let builder = cluster.builder("e1").await.with_stuck_task_limit(Duration::from_millis(200));
+    cluster.add("e1", builder).await;
+    cluster.plan(0, call("endless", scan(&[0..10], 5)), hash(2));
+    // A second of work.
+    cluster.plan(1, call("slow", scan(&[0..50], 1)), hash(2));
+    let endless = cluster.launch("e1", 0, 0, &[0], &[]);
+    let other = cluster.launch("e1", 1, 0, &[0], &[]);
+    while !IN_ENDLESS.load(Ordering::Relaxed) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    cluster.cancel("e1", &endless);
+    cluster.hear("e1", |heard| matches!(heard, Heard::Draining).then_some(())).await;
+    assert_eq!(cluster.finished("e1", &other).await.output.rows, 50);
+    cluster.free_job("e1");
+    let mut executor = cluster.executors.remove("e1").unwrap();
+    let ended = tokio::time::timeout(Duration::from_secs(10), executor.wait()).await.unwrap();
+    ENDLESS.store(false, Ordering::Relaxed);
+    assert!(matches!(ended, Err(ExecutorError::Stuck)), "{ended:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

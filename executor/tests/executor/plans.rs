@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringViewArray};
@@ -88,7 +88,11 @@ pub fn sorted(mut ids: Vec<i64>) -> Vec<i64> {
 /// Rows that went through `counted`, in all tests of this process.
 pub static COUNTED: AtomicU64 = AtomicU64::new(0);
 
-/// `slow` sleeps 20 ms per batch, `boom` panics, both give back their argument; `counted` counts rows and gives numbers
+/// `endless` computes until this is over, and says when it has begun.
+pub static ENDLESS: AtomicBool = AtomicBool::new(true);
+pub static IN_ENDLESS: AtomicBool = AtomicBool::new(false);
+
+/// `slow` sleeps 20 ms per batch, `endless` waits, `boom` panics, the first two give back their argument; `counted` counts rows and gives numbers
 /// that nothing compresses.
 fn functions() -> Vec<ScalarUDF> {
     let function = |name: &str, body: fn(&ArrayRef) -> ArrayRef| {
@@ -101,6 +105,13 @@ fn functions() -> Vec<ScalarUDF> {
     vec![
         function("slow", |argument| {
             std::thread::sleep(Duration::from_millis(20));
+            Arc::clone(argument)
+        }),
+        function("endless", |argument| {
+            IN_ENDLESS.store(true, Ordering::Relaxed);
+            while ENDLESS.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
             Arc::clone(argument)
         }),
         function("boom", |_| panic!("boom in a function")),

@@ -20,7 +20,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use ballista_core::{ExecutorId, Incarnation, TaskKey};
 use ballista_exchange::wire::task_key_to_proto;
 use ballista_exchange::{ExchangeClient, ExecutorAddress, FetchConfig, FetchOptions, TcpConnector};
-use ballista_executor::MemorySize;
+use ballista_executor::Size;
 use ballista_plan::stage::OutputPartitioning;
 use ballista_proto::task_status::Status;
 use datafusion::common::hash_utils::create_hashes;
@@ -348,7 +348,7 @@ async fn start(names: &[&str], memory: u64) -> (Cluster, Vec<TempDir>) {
     for name in names {
         let dir = tempfile::tempdir().unwrap();
         let builder = cluster.builder(name).await.with_bind_address("127.0.0.1", 0);
-        let handle = builder.with_memory(MemorySize::Bytes(memory)).with_work_dir(dir.path()).start().await.unwrap();
+        let handle = builder.with_memory(Size::Bytes(memory)).with_work_dir(dir.path()).start().await.unwrap();
         handle.registered().await.unwrap();
         cluster.executors.insert((*name).to_owned(), handle);
         dirs.push(dir);

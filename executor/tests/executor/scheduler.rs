@@ -4,8 +4,9 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
+use ballista_core::PROTOCOL_VERSION;
 use ballista_exchange::TicketKey;
 use ballista_proto as proto;
 use futures::Stream;
@@ -38,6 +39,8 @@ pub struct FakeScheduler {
     pub plan_requests: Arc<AtomicUsize>,
     pub acknowledge: Arc<AtomicBool>,
     pub refuse: Arc<AtomicBool>,
+    /// 0: it does not say.
+    pub protocol_version: Arc<AtomicU32>,
     sessions: Arc<Mutex<HashMap<String, Session>>>,
     heard: mpsc::UnboundedSender<(String, Heard)>,
 }
@@ -51,6 +54,7 @@ impl FakeScheduler {
             plan_requests: Arc::default(),
             acknowledge: Arc::new(AtomicBool::new(true)),
             refuse: Arc::default(),
+            protocol_version: Arc::new(AtomicU32::new(PROTOCOL_VERSION)),
             sessions: Arc::default(),
             heard,
         };
@@ -145,6 +149,7 @@ impl SchedulerService for FakeScheduler {
             heartbeat_millis: 50,
             lease_millis: 1000,
             ticket_key: Bytes::copy_from_slice(self.key.expose()),
+            protocol_version: self.protocol_version.load(Ordering::Relaxed),
         };
         session.send(Ok(proto::SchedulerMessage { message: Some(Down::Welcome(welcome)) })).unwrap();
         self.sessions.lock().insert(name.clone(), session.clone());

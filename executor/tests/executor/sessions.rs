@@ -141,6 +141,26 @@ async fn a_refused_executor_ends_and_says_why() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_executor_works_with_the_version_before_its_own_and_the_next_and_no_other() {
+    for (theirs, goes) in [
+        // The first version does not say which it is.
+        (0, PROTOCOL_VERSION == 2),
+        (PROTOCOL_VERSION - 1, true),
+        (PROTOCOL_VERSION + 1, true),
+        (PROTOCOL_VERSION + 2, false),
+    ] {
+        let cluster = Cluster::empty().await;
+        cluster.scheduler.protocol_version.store(theirs, Ordering::Relaxed);
+        let mut handle = cluster.builder("e1").await.start().await.unwrap();
+        assert_eq!(handle.registered().await.is_ok(), goes, "{theirs}");
+        if !goes {
+            let error = handle.wait().await.unwrap_err();
+            assert!(matches!(&error, ExecutorError::Refused(why) if why.contains("protocol version")), "{error}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_tcp_an_executor_waits_for_its_scheduler_and_serves_on_its_port() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let handle = ExecutorBuilder::new().with_slots(1).with_scheduler("127.0.0.1", port).start().await.unwrap();

@@ -264,7 +264,8 @@ pub struct StageSpec {
     pub slicing: Slicing,
     /// The stages whose outputs it reads; it starts when all of them are finished.
     pub inputs: Vec<StageId>,
-    /// As soon as successful tasks have produced that many rows, the rest of the stage is not needed.
+    /// As soon as successful tasks have produced that many rows, the rest of the stage is not needed. Means nothing for a
+    /// stage that commits.
     pub row_limit: Option<u64>,
     /// Its output is the result of the job. Exactly one stage of a job is final.
     pub is_final: bool,

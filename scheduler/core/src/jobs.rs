@@ -357,12 +357,13 @@ impl State {
     }
 
     /// Drops the plan of a job whose only task ran out of memory, and asks for one of many tasks. `false` if the job was
-    /// not planned as one task, was planned again before, or has rows at the client already.
+    /// not planned as one task, was planned again before, has rows at the client already or is publishing.
     pub(crate) fn plan_in_smaller_tasks(&mut self, seq: JobSeq, out: &mut Vec<Effect>) -> bool {
         let Some(job) = self.jobs.get_mut(&seq) else { return false };
         let only_task = |stage: &Stage| stage.is_final && stage.tasks.len() == 1 && stage.is_done() && !stage.streamed;
         let one_task = job.complete && job.stages.len() == 1 && job.stages.values().all(only_task);
-        if !one_task || job.planned_again {
+        // What the first plan has published stays, and the second one would write beside it.
+        if !one_task || job.planned_again || job.publishing {
             return false;
         }
         let executors = self.executors.addresses(&job.touched);

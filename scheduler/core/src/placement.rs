@@ -10,9 +10,9 @@
 //! What one executor gets of a stage in one go becomes one task, or several of equal size if the stage limits a task's
 //! partitions. Locality orders the choice and never leaves a slot idle.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use ballista_core::{StageId, TaskId};
+use ballista_core::{StageId, TaskId, TaskKey};
 
 use crate::effect::Effect;
 use crate::event::{Instant64, Slicing};
@@ -86,23 +86,49 @@ impl State {
         launched
     }
 
+    /// Where a task that has seen executors die would not get a fair trial. Its last attempt shares no executor with a task
+    /// of another job that has seen some die, too: the one that is innocent must not be quarantined for the other.
+    fn unfair(&self, seq: JobSeq, id: StageId, task: TaskId) -> BTreeSet<Life> {
+        let deaths_of = |seq: JobSeq, stage: StageId, task: TaskId| {
+            let stage = self.jobs.get(&seq).and_then(|job| job.stages.get(&stage));
+            let trouble = stage.and_then(|stage| stage.tasks.get(&task)).and_then(|task| task.trouble.as_ref());
+            trouble.map_or(0, |trouble| trouble.deaths)
+        };
+        let last = self.limits.max_deaths.saturating_sub(1).max(1);
+        let deaths = deaths_of(seq, id, task);
+        if deaths == 0 {
+            return BTreeSet::new();
+        }
+        let clashes = |(key, held): (&TaskKey, &Held)| {
+            let others = deaths_of(held.job, key.stage, key.task);
+            held.job != seq && others > 0 && deaths.max(others) >= last
+        };
+        let unfair = self.executors.iter().filter(|(_, executor)| executor.running.iter().any(clashes));
+        unfair.map(|(life, _)| life).collect()
+    }
+
     /// Launches a task that has run before: where it did not fail, if such an executor has a free slot.
     fn place_again(&mut self, seq: JobSeq, id: StageId, task: TaskId, pool: Pool, out: &mut Vec<Effect>) -> bool {
+        let unfair = self.unfair(seq, id, task);
         let Some(job) = self.jobs.get_mut(&seq) else { return false };
         let Some(stage) = job.stages.get_mut(&id) else { return false };
         let trouble = stage.tasks.get(&task).and_then(|task| task.trouble.as_ref());
-        let is_avoided = |life: &Life| trouble.is_some_and(|trouble| trouble.avoid.contains(life));
+        let is_avoided =
+            |life: &Life| unfair.contains(life) || trouble.is_some_and(|trouble| trouble.avoid.contains(life));
         let free = || self.executors.free(pool).iter();
         let elsewhere = free().find(|(life, _)| !is_avoided(life));
-        let Some((life, free)) = elsewhere.or_else(|| free().next()) else { return false };
+        let fair = || free().find(|(life, _)| !unfair.contains(life));
+        let Some((life, free)) = elsewhere.or_else(fair).or_else(|| free().next()) else { return false };
         stage.retries.remove(&task);
         let could_wait = || {
             let takes_it = |(life, executor): (Life, &Executor)| executor.takes_tasks() && !is_avoided(&life);
             self.executors.iter().any(takes_it) && trouble.is_some_and(|trouble| trouble.waits < MAX_WAITS)
         };
-        if elsewhere.is_none() && could_wait() {
+        // The other suspect ends, or its executor does.
+        let is_unfair = unfair.contains(&life);
+        if elsewhere.is_none() && (is_unfair || could_wait()) {
             // Where it failed it would most likely fail again, at once and as often as it may.
-            stage.trouble(task).waits += 1;
+            stage.trouble(task).waits += u32::from(!is_unfair);
             stage.delayed.insert(task);
             let due = Instant64(self.now.0.saturating_add(self.limits.retry_millis));
             self.delayed.insert((due, seq, id, task));

@@ -22,6 +22,10 @@ use crate::stage::{Phase, Stage};
 use crate::state::State;
 use crate::view::JobState;
 
+/// Why a query ends that lost a part of what it was publishing, and would write other rows now.
+const HALF_PUBLISHED: &str = "it was publishing what the query had written, which it would not write again in the same \
+                              way: some of it may be there, some may not";
+
 /// A stage that started over so often ends its job.
 const MAX_STAGE_ATTEMPTS: u32 = 20;
 
@@ -70,11 +74,7 @@ impl State {
                 continue;
             }
             if stage.commits && job.publishing && !stage.deterministic {
-                return Err(
-                    "it was publishing what the query had written, which it would not write again in the same \
-                            way: some of it may be there, some may not"
-                        .to_owned(),
-                );
+                return Err(HALF_PUBLISHED.to_owned());
             }
             if stage.is_kept && job.finished.is_some() {
                 return Err("it held rows that were cached; they are computed again when they are read next".to_owned());
@@ -101,7 +101,12 @@ impl State {
             (0..held).for_each(|_| self.executors.unneed(life, seq));
         }
         if let Some((executor, incarnation)) = self.executors.get(life).map(|executor| executor.address()) {
-            out.push(Effect::OutputsLost { job: job.id.clone(), stage: id, executor, incarnation });
+            out.push(Effect::OutputsLost { job: job.id.clone(), stage: id, executor: executor.clone(), incarnation });
+            if stage.commits && job.publishing && !stage.deterministic {
+                let message = format!("executor {executor} has lost outputs while {HALF_PUBLISHED}");
+                self.end_job(seq, JobState::Failed(ClassifiedError::new(ErrorClass::Infra, message)), out);
+                return;
+            }
         }
         self.resume_result(seq, id, out);
         self.recover(seq, out);

@@ -151,7 +151,8 @@ impl Stage {
             partitions: spec.partitions,
             slicing: spec.slicing,
             inputs: spec.inputs.iter().copied().collect(),
-            row_limit: spec.row_limit,
+            // Some of what a cut stage was told to publish might be out and not be asked for again after a restart.
+            row_limit: spec.row_limit.filter(|_| !spec.commits),
             is_final: spec.is_final,
             commits: spec.commits,
             is_kept: spec.is_kept,

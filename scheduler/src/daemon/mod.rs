@@ -2,7 +2,7 @@
 //! The program `ballista-scheduler`: options, logs, signals.
 //!
 //! A scheduler with functions or codecs of its own is a program that uses [`SchedulerBuilder`](crate::SchedulerBuilder);
-//! it can share [`options::Options`] and [`run`] with this one.
+//! it can share [`options::Options`] and [`run_with`] with this one.
 
 pub mod options;
 
@@ -22,7 +22,7 @@ use crate::error::{Result, SchedulerError};
 
 /// Runs the daemon of the command line until it is told to stop. The exit code says whether all went well.
 pub fn main() -> ExitCode {
-    match start() {
+    match run_with(Options::parse(), |builder| builder) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Logging may not be set up yet; a broken standard error leaves nobody to tell.
@@ -32,8 +32,9 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn start() -> Result<()> {
-    let settings = Options::parse().settings()?;
+/// Runs the daemon until it is told to stop; `change` has the last word on how the scheduler is built.
+pub fn run_with(options: Options, change: impl FnOnce(SchedulerBuilder) -> SchedulerBuilder) -> Result<()> {
+    let settings = options.settings()?;
     let filter = EnvFilter::try_new(&settings.log_level)
         .map_err(|error| SchedulerError::Config(format!("log level \"{}\": {error}", settings.log_level)))?;
     let filter = match filter.max_level_hint() {
@@ -50,17 +51,17 @@ fn start() -> Result<()> {
         .thread_name("ballista-scheduler")
         .build()
         .map_err(|source| SchedulerError::Io { action: "start the runtime", source })?;
-    runtime.block_on(run(SchedulerBuilder::new(), &settings))
+    runtime.block_on(run(change(settings.apply(SchedulerBuilder::new())), &settings))
 }
 
 /// Serves a scheduler as `settings` say until SIGTERM or Ctrl-C, then stops it cleanly.
-pub async fn run(builder: SchedulerBuilder, settings: &Settings) -> Result<()> {
+async fn run(builder: SchedulerBuilder, settings: &Settings) -> Result<()> {
     let bind = (settings.bind_host.as_str(), settings.bind_port);
     let listener = TcpListener::bind(bind).await.map_err(|source| {
         let address = format!("{}:{}", settings.bind_host, settings.bind_port);
         SchedulerError::Bind { address, source }
     })?;
-    let scheduler = settings.apply(builder).build()?;
+    let scheduler = builder.build()?;
     let mut serving = scheduler.serve(listener)?;
     let port = serving.local_addr().map_or(settings.bind_port, |address| address.port());
     // Before anybody hears of us, and may tell us to stop.

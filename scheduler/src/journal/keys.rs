@@ -20,6 +20,10 @@ pub(crate) fn request(job: &JobId) -> String {
     format!("{JOBS}{job}/request")
 }
 
+pub(crate) fn starts(job: &JobId) -> String {
+    format!("{JOBS}{job}/starts")
+}
+
 pub(crate) fn step(job: &JobId, number: u32) -> String {
     format!("{JOBS}{job}/step/{number:010}")
 }

@@ -16,6 +16,7 @@
 //! | `cluster` | epoch, ticket key | at every start |
 //! | `executor/E` | incarnation | when an executor joins or is lost |
 //! | `job/J/request` | the query | when it is submitted |
+//! | `job/J/starts` | schedulers that began to plan it and died | when it is planned again after a restart; goes when that is done |
 //! | `job/J/step/N` | a step of planning: what it was told, digest of what came of it | when the planner has answered |
 //! | `job/J/stage/S` | attempt and outputs of a stage | when it is finished, and when it starts over |
 //! | `job/J/commit/T` | an attempt that may publish what it wrote | before it is told to |

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use ballista_core::{ExecutorId, JobId, StageId};
 use ballista_proto::journal as record;
 
-use super::{decode, keys};
+use super::{Op, decode, keys};
 
 /// All records, in order.
 #[derive(Debug, Default)]
@@ -20,6 +20,8 @@ pub(crate) struct Recovered {
 #[derive(Debug, Default)]
 pub(crate) struct RecoveredJob {
     pub(crate) job: Option<record::Job>,
+    /// Schedulers that have begun to plan it since one of them came to an end with that.
+    pub(crate) starts: u32,
     pub(crate) steps: Vec<record::Step>,
     pub(crate) stages: BTreeMap<StageId, record::Stage>,
     pub(crate) commits: Vec<record::Task>,
@@ -49,11 +51,32 @@ impl Recovered {
     }
 }
 
+impl Recovered {
+    /// A scheduler has been started on this: counts that for each job that it plans at once, as it was planned before. To
+    /// be made durable before that.
+    pub(crate) fn count_start(&mut self) -> Vec<Op> {
+        let jobs = self.jobs.iter_mut().filter(|(_, job)| job.end.is_none() && !job.steps.is_empty());
+        let count = |(id, job): (&JobId, &mut RecoveredJob)| {
+            job.starts += 1;
+            Op::put(keys::starts(id), &record::Starts { count: job.starts })
+        };
+        jobs.map(count).collect()
+    }
+}
+
 impl RecoveredJob {
+    /// Schedulers that died while they planned it, one after the other.
+    pub(crate) fn deaths(&self) -> u32 {
+        // That of now plans it at once and is counted already.
+        let counted = u32::from(!self.steps.is_empty());
+        self.starts.saturating_sub(counted)
+    }
+
     fn take(&mut self, key: &str, kind: &str, value: &[u8]) -> Result<(), String> {
         let (kind, number) = kind.split_once('/').unwrap_or((kind, ""));
         match kind {
             "request" => self.job = Some(decode(key, value)?),
+            "starts" => self.starts = decode::<record::Starts>(key, value)?.count,
             "step" => self.steps.push(decode(key, value)?),
             "stage" => {
                 let number = number.parse().map_err(|_| format!("record {key} names no stage"))?;

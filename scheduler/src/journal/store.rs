@@ -12,10 +12,13 @@
 //!
 //! sled 0.34 is kept at arm's length: it is only appended to, by one thread, and read at the start. Records are
 //! checksummed here, as are the keys of each write, so that half a write is noticed; `sync_all` on descriptors of our own
-//! makes a write durable, which sled's flush alone does not. What a kill during its own start leaves behind is removed
-//! first. It does not give space back, so a generation that has grown is copied into a new one.
+//! makes a write durable, which sled's flush alone does not. Nodes of its tree that are large it puts into files of their
+//! own (*blobs*), which it never syncs: so values are cut into pieces that keep nodes small, and blobs are synced all the
+//! same. What a kill during its own start leaves behind is removed first. It does not give space back, so a generation
+//! that has grown is copied into a new one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -35,13 +38,15 @@ const VERSION: &str = "1\n";
 const LOCK: &str = "LOCK";
 const CURRENT: &str = "CURRENT";
 
-/// Values are cut into pieces of this size: sled puts larger ones into files of their own.
-const PIECE: usize = 16 << 10;
+/// Values are cut into pieces of this size. A leaf has up to 16 of them, 10 more before it is written anew, and becomes a
+/// blob at 128 KiB.
+const PIECE: usize = 2 << 10;
 
 /// In front of every piece: checksum of all that follows and of the key, and the number of pieces.
 const HEADER: usize = 8;
 
-/// Names the pieces that the last write has changed, with their checksums.
+/// Begins the keys of the pieces that name those which the last write has changed, with their checksums. Alone it was
+/// the only piece once, and counts as the first one until there is a newer.
 const LAST: &[u8] = b"\x00last";
 
 /// Opening takes at most this long.
@@ -73,6 +78,8 @@ struct Generation {
     db: sled::Db,
     /// Opened once, so that the system tells us of pages that could not be written.
     file: File,
+    /// Blobs that are durable.
+    blobs: BTreeSet<OsString>,
 }
 
 impl SledStore {
@@ -239,7 +246,7 @@ impl Generation {
         let db = db.map_err(|error| format!("{} cannot be opened: {error}", path.display()))?;
         let file =
             OpenOptions::new().read(true).write(true).open(path.join("db")).map_err(|error| error.to_string())?;
-        Ok(Self { number, path, db, file })
+        Ok(Self { number, path, db, file, blobs: BTreeSet::new() })
     }
 
     /// All records; every checksum must be right, and the last write whole.
@@ -251,20 +258,26 @@ impl Generation {
         let at = self.path.display();
         let mut pieces: BTreeMap<String, BTreeMap<u32, (u32, Vec<u8>)>> = BTreeMap::new();
         let mut sums = BTreeMap::new();
+        let mut last: BTreeMap<u32, (u32, Vec<u8>)> = BTreeMap::new();
         for entry in self.db.iter() {
             let (key, value) = entry.map_err(|error| format!("{at} cannot be read: {error}"))?;
             let (sum, count, payload) = open_piece(&key, &value).map_err(|what| format!("{at}: {what}"))?;
             sums.insert(key.to_vec(), sum);
-            if &*key == LAST {
+            if let Some(number) = key.strip_prefix(LAST) {
+                let number = number.try_into().map_or(0, u32::from_be_bytes);
+                last.insert(number, (count, payload.to_vec()));
                 continue;
             }
             let (name, number) = split_key(&key).ok_or_else(|| format!("{at}: a key makes no sense"))?;
             pieces.entry(name).or_default().insert(number, (count, payload.to_vec()));
         }
-        if let Some(last) = self.db.get(LAST).map_err(|error| error.to_string())? {
-            let (_, _, payload) = open_piece(LAST, &last)?;
-            check_last(payload, &sums).map_err(|what| format!("{at}: {what}"))?;
-        }
+        // Beyond as many as there are now, they are of an earlier write.
+        let count = last.get(&0).map_or(0, |(count, _)| *count);
+        let piece =
+            |number: u32| last.get(&number).filter(|(of, _)| *of == count).map(|(_, payload)| payload.as_slice());
+        let last: Option<Vec<&[u8]>> = (0..count).map(piece).collect();
+        let last = last.ok_or_else(|| format!("{at}: half of a write is there"))?.concat();
+        check_last(&last, &sums).map_err(|what| format!("{at}: {what}"))?;
         let mut records = BTreeMap::new();
         for (name, pieces) in pieces {
             let count = pieces.values().next().map_or(0, |(count, _)| *count);
@@ -303,13 +316,19 @@ impl Generation {
                 batch.remove(key);
             }
         }
-        batch.insert(LAST, seal_piece(LAST, 1, &last));
+        let count = pieces_of(&last);
+        for (number, payload) in (0..count).zip(last.chunks(PIECE)) {
+            let key = [LAST, &number.to_be_bytes()].concat();
+            let piece = seal_piece(&key, count, payload);
+            batch.insert(key, piece);
+        }
         self.db.apply_batch(batch).map_err(|error| format!("cannot write: {error}"))
     }
 
     /// Makes what was written durable.
     fn sync(&mut self) -> io::Result<()> {
         self.db.flush().map_err(|error| io::Error::other(error.to_string()))?;
+        self.sync_blobs()?;
         self.file.sync_all()?;
         for entry in std::fs::read_dir(&self.path)? {
             let entry = entry?;
@@ -324,6 +343,29 @@ impl Generation {
             }
         }
         File::open(&self.path)?.sync_all()
+    }
+
+    /// Blobs first: what names one must not be there without it.
+    fn sync_blobs(&mut self) -> io::Result<()> {
+        let dir = self.path.join("blobs");
+        let mut blobs = BTreeSet::new();
+        for entry in std::fs::read_dir(&dir)? {
+            let entry = entry?;
+            if !self.blobs.contains(&entry.file_name()) {
+                match File::open(entry.path()) {
+                    Ok(file) => file.sync_all()?,
+                    // sled needs it no more.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) => return Err(error),
+                }
+            }
+            blobs.insert(entry.file_name());
+        }
+        if blobs.iter().any(|blob| !self.blobs.contains(blob)) {
+            File::open(&dir)?.sync_all()?;
+        }
+        self.blobs = blobs;
+        Ok(())
     }
 
     fn make_current(&self, dir: &Path) -> io::Result<()> {

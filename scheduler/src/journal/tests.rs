@@ -9,6 +9,8 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ballista_core::JobId;
@@ -167,6 +169,91 @@ fn what_was_acknowledged_survives_every_kill() {
     assert!(while_opening >= 5, "{while_opening}");
     let (_store, recovered) = SledStore::open(dir.path(), false).unwrap();
     check(&recovered, acknowledged);
+}
+
+/// What has reached the disk at some moment, as after a power cut: the writer is halted, and the file that its file system
+/// is on copied. Where nothing can be mounted, because we are not root, it is left out and says so.
+#[test]
+fn what_was_acknowledged_survives_a_power_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let (image, copy, live, dead) = (path("image"), path("copy"), path("live"), path("dead"));
+    [&live, &dead].into_iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
+    run(&["truncate", "-s", "256M", &image]);
+    if !is_done(&["mkfs.ext4", "-q", &image]) || !is_done(&["mount", "-o", "loop", &image, &live]) {
+        println!("left out: no file system can be made and mounted here");
+        return;
+    }
+    let _live = Mount(live.clone());
+    let state = Path::new(&live).join("state");
+    let mut child = Killed(spawn(&state, None));
+    let mut lines = BufReader::new(child.0.stdout.take().unwrap()).lines();
+    let mut heard = Heard::default();
+    listen(&mut lines, &mut heard, |heard| heard.opened);
+    // Read as fast as it is said, so that what is known here was said before the halt.
+    let durable = Arc::new(AtomicU64::new(0));
+    let said = Arc::clone(&durable);
+    let reader = std::thread::spawn(move || {
+        while let Some(Ok(line)) = lines.next() {
+            if let Some(number) = line.strip_prefix("durable ").and_then(|number| number.parse().ok()) {
+                said.store(number, Ordering::SeqCst);
+            }
+        }
+    });
+    let (mut images, mut behind) = (0, 0);
+    for round in 0..30 {
+        std::thread::sleep(Duration::from_millis(20 + scramble(round) % 100));
+        let pid = child.0.id().to_string();
+        run(&["kill", "-STOP", &pid]);
+        let acknowledged = durable.load(Ordering::SeqCst);
+        // What the system writes meanwhile would be newer at the end than at the beginning.
+        while {
+            run(&["cp", &image, &copy]);
+            !is_done(&["cmp", "-s", &image, &copy])
+        } {}
+        run(&["kill", "-CONT", &pid]);
+        run(&["mount", "-o", "loop", &copy, &dead]);
+        let mounted = Mount(dead.clone());
+        let (store, recovered) = SledStore::open(&Path::new(&dead).join("state"), false).unwrap();
+        let last = check(&recovered, acknowledged);
+        behind = behind.max(last - acknowledged);
+        drop((store, mounted));
+        images += 1;
+    }
+    drop(child);
+    reader.join().unwrap();
+    println!(
+        "{images} images, {} batches, at most {behind} there that were not acknowledged",
+        durable.load(Ordering::SeqCst)
+    );
+}
+
+/// Ends a process when dropped, also one that is halted.
+struct Killed(Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        // One that has ended is what is wanted.
+        let _ = (self.0.kill(), self.0.wait());
+    }
+}
+
+/// Unmounts a file system when dropped.
+struct Mount(String);
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // Whoever looks at the test's output sees it mounted.
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+fn is_done(command: &[&str]) -> bool {
+    Command::new(command[0]).args(&command[1..]).status().is_ok_and(|status| status.success())
+}
+
+fn run(command: &[&str]) {
+    assert!(is_done(command), "{command:?}");
 }
 
 #[test]

@@ -34,6 +34,7 @@ use super::fragment::{Parallelism, scanned_bytes, set_parallelism};
 use super::notes;
 use super::optimize::Optimizer;
 use super::range::{bounds_of, find_range_sort, mark_range_sort, replace_range_sort};
+use super::size::Size;
 
 /// A build side estimated at so many times what could be broadcast may still turn out to be small enough.
 const WAIT_FACTOR: usize = 2;
@@ -171,6 +172,7 @@ pub struct JobPlanner {
     pub(super) one_task: Option<Arc<dyn ExecutionPlan>>,
     pub(super) broadcast: BroadcastLimit,
     stages: Stages,
+    size: Size,
     complete: bool,
     /// What was changed since the last step, and why.
     notes: Vec<String>,
@@ -263,6 +265,7 @@ impl JobPlanner {
             one_task,
             broadcast,
             stages,
+            size: Size::default(),
             complete: false,
             notes: vec![],
             imports,
@@ -409,7 +412,13 @@ impl JobPlanner {
         } else {
             PlannedSlicing::Whole { slots: self.cluster.most_slots() as u32 }
         };
-        let partitions = partitions(&cut.plan) as u32;
+        let (buckets, own) = match &cut.output {
+            StageOutput::Exchange { partitioning, .. } => {
+                (partitioning.buckets(), matches!(partitioning, OutputPartitioning::Passthrough { .. }))
+            }
+            StageOutput::Result { .. } | StageOutput::Scalar => (1, false),
+        };
+        let partitions = self.size.add(partitions(&cut.plan), buckets, own)?;
         let deterministic = cut.row_limit.is_none() && is_deterministic(&cut.plan, &cut.output);
         let inputs = inputs_of(&cut.plan)?;
         let (display, output) = (indented(&operator_lines(&cut.plan, false)), cut.output.describe());

@@ -21,6 +21,7 @@
 //! * [`fragment`]: parallelism of a stage, and its encoding.
 //! * [`explain`]: the stages as they are first planned, as text.
 //! * `notes`: what was changed, and why, in words.
+//! * `size`: how large a job may be.
 //! * [`job`]: [`job::JobPlanner`], which drives the above for one job.
 
 pub mod adapt;
@@ -32,3 +33,4 @@ mod notes;
 pub mod optimize;
 pub mod range;
 pub mod scalar;
+mod size;

@@ -16,7 +16,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use ballista_core::{JobId, PROTOCOL_VERSION, StageId};
+use ballista_core::{JobId, PROTOCOL_VERSION, StageId, speaks_protocol};
 use ballista_exchange::wire::task_key_from_proto;
 use ballista_proto as proto;
 use futures::Stream;
@@ -147,7 +147,7 @@ fn check_versions(who: &str, protocol: u32, datafusion: &str) -> Result<()> {
         theirs: theirs.to_string(),
         ours: ours.to_string(),
     };
-    if protocol != PROTOCOL_VERSION {
+    if !speaks_protocol(protocol) {
         return Err(incompatible("protocol version", &protocol, &PROTOCOL_VERSION));
     }
     if datafusion != datafusion::DATAFUSION_VERSION {

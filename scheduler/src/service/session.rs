@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use ballista_core::JobId;
 use ballista_exchange::ExecutorAddress;
 use ballista_exchange::wire::{failure_from_proto, task_key_from_proto};
 use ballista_proto as proto;
@@ -64,8 +65,10 @@ fn registration(register: proto::Register) -> Result<Registration> {
         };
         held.push(HeldTask { task: key, partitions: task.partitions, slots: task.slots, state });
     }
+    let jobs = register.jobs.into_iter().map(JobId::new).collect::<Result<_, _>>()?;
     Ok(Registration {
         held,
+        jobs,
         outputs,
         address,
         fingerprint: register.hash_fingerprint,
@@ -109,7 +112,7 @@ fn executor_message(message: proto::ExecutorMessage) -> Result<ExecutorMessage> 
     let missing = |what: &str| SchedulerError::Protocol(format!("{what} is missing, or of a later version"));
     match message.message.ok_or_else(|| missing("an executor's message"))? {
         FromExecutor::Register(_) => Err(SchedulerError::Protocol("registered twice in one session".to_owned())),
-        FromExecutor::Heartbeat(_) => Ok(ExecutorMessage::Heartbeat),
+        FromExecutor::Heartbeat(heartbeat) => Ok(ExecutorMessage::Heartbeat(heartbeat)),
         FromExecutor::Draining(_) => Ok(ExecutorMessage::Draining),
         FromExecutor::Status(status) => {
             let task = task_key_from_proto(&status.task.ok_or_else(|| missing("the task of a status"))?)?;

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use ballista_core::{JobId, StageId};
+use ballista_core::{ClassifiedError, ErrorClass, JobId, StageId};
 use ballista_proto as proto;
 use ballista_proto::journal as record;
 use ballista_scheduler_core::{Effect, StageFinished};
@@ -144,10 +144,19 @@ impl Shell {
 
     fn durable(&mut self, lsn: Lsn) {
         self.journal.set_durable(lsn);
+        let mut has_accepted = false;
         while let Some((_, id)) = self.accepting.pop_front_if(|(wanted, _)| *wanted <= lsn) {
-            if let Some(job) = self.jobs.get_mut(&id) {
-                job.accept(&id);
+            let Some(job) = self.jobs.get_mut(&id) else { continue };
+            if job.terms.detached && self.journal.has_failed() {
+                let message = "the scheduler's journal cannot be written, so it takes no detached queries; see its log";
+                self.fail(&id, &ClassifiedError::new(ErrorClass::Resource, message));
+                continue;
             }
+            job.accept(&id);
+            has_accepted = true;
+        }
+        if has_accepted && !self.is_waiting() {
+            self.submit_waiting();
         }
         if !self.journal.has_passed(self.barrier) {
             return;

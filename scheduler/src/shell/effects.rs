@@ -273,11 +273,14 @@ impl Shell {
             job.send_last(id, ToClient::Analysis(analysis));
         }
         job.send_last(id, ToClient::Finished(finished));
-        job.planning = super::job::Planning { complete: true, ..Default::default() };
+        let planning = super::job::Planning { complete: true, ..Default::default() };
+        let planner = std::mem::replace(&mut job.planning, planning).planner;
+        let has_remote_parts = job.has_remote_parts();
+        self.drop_planner(planner);
         if is_kept {
             // Nothing is launched any more, and the plan may hold the rows that are kept.
             self.plans.remove_job(id);
-        } else if !job.has_remote_parts() {
+        } else if !has_remote_parts {
             // All rows are here; what has to be kept for clients is kept in memory and in the journal.
             self.events.push_back(Event::ClientDone { job: id.clone() });
         }
@@ -288,6 +291,7 @@ impl Shell {
         self.plans.remove_job(id);
         self.progress_due.remove(id);
         let Some(mut job) = self.jobs.remove(id) else { return };
+        self.drop_planner(job.planning.planner.take());
         let mut info = self.job_info(id, &job);
         if job.end.is_none() {
             info.state = state.to_owned();

@@ -68,8 +68,10 @@ pub(crate) struct Executor {
     /// `None` while its connection is broken: what is sent then is lost, and made good when it is back.
     pub(crate) session: Option<Session>,
     pub(crate) draining: bool,
+    /// As it last said.
+    pub(crate) usage: proto::Heartbeat,
     slots: u32,
-    memory_bytes: u64,
+    pub(crate) memory_bytes: u64,
     /// Statuses up to this number were taken in.
     taken: u64,
 }
@@ -108,7 +110,8 @@ impl Executors {
         // One that is back has told us of some of its statuses.
         let taken = self.lives.get(&life).map_or(0, |executor| executor.taken);
         let (address, slots, memory_bytes) = (address.clone(), *slots, *memory_bytes);
-        let executor = Executor { address, session: Some(session), draining: false, slots, memory_bytes, taken };
+        let (session, usage) = (Some(session), proto::Heartbeat::default());
+        let executor = Executor { address, session, draining: false, usage, slots, memory_bytes, taken };
         self.lives.insert(life.clone(), executor);
         Ok(life)
     }

@@ -100,6 +100,10 @@ pub(crate) struct Planning {
     pub(crate) complete: bool,
     /// Steps in the journal.
     pub(crate) steps: u32,
+    /// Of a job of before a restart that was not planned yet: how many schedulers have begun to.
+    pub(crate) starts: Option<u32>,
+    /// This one is among them.
+    pub(crate) is_counted: bool,
 }
 
 /// A planned stage.
@@ -190,6 +194,11 @@ impl Job {
         if !std::mem::replace(&mut self.accepted, true) {
             self.clients.send(ToClient::Accepted(proto::JobAccepted { job: id.to_string(), ..Default::default() }));
         }
+    }
+
+    /// Whether nothing has to be written down first: the end of a detached job must not come before its being accepted.
+    pub(crate) fn may_start(&self) -> bool {
+        self.accepted || !self.terms.detached
     }
 
     /// A client follows the job from now on, which others may have followed before.

@@ -113,11 +113,13 @@ pub(crate) struct Registration {
     /// What it runs and holds already; the outputs of finished tasks beside it.
     pub(crate) held: Vec<HeldTask>,
     pub(crate) outputs: HashMap<TaskKey, proto::TaskOutput>,
+    /// Of which it has anything.
+    pub(crate) jobs: Vec<JobId>,
 }
 
 /// What a registered executor says.
 pub(crate) enum ExecutorMessage {
-    Heartbeat,
+    Heartbeat(proto::Heartbeat),
     Draining,
     Status { sequence: u64, task: TaskKey, status: TaskStatus },
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ballista_core::{ClassifiedError, ErrorClass, JobId, StageId};
 use ballista_exchange::classify;
 use ballista_proto::journal as record;
-use ballista_scheduler_core::{Event, PlanReason, Slicing, StageFinished, StageSpec};
+use ballista_scheduler_core::{Effect, Event, PlanReason, Slicing, StageFinished, StageSpec};
 use tracing::{debug, info, trace};
 
 use super::Shell;
@@ -17,6 +17,7 @@ use super::job::{End, Job};
 use super::message::{Explanation, Message};
 use super::outgoing::EncodedInput;
 use super::pool::catch;
+use crate::journal::{Op, keys};
 use crate::planner::{PlanRequest, Planner, PlannerFactory};
 use crate::planning::job::{ClusterShape, PlanStep, PlannedSlicing, PlannedStage, StageResult};
 
@@ -39,6 +40,17 @@ impl Shell {
         let finished = match reason {
             PlanReason::Finished(finished) => finished,
             PlanReason::Submitted => {
+                if let Some(starts) = job.planning.starts.filter(|_| !job.planning.is_counted) {
+                    // Planned when that is durable: it may end this process.
+                    job.planning.is_counted = true;
+                    let record = record::Starts { count: starts + 1 };
+                    self.barrier = self.journal.append_now(vec![Op::put(keys::starts(id), &record)]);
+                    if !self.journal.has_passed(self.barrier) {
+                        self.waiting.push_front(Effect::Plan { job: id.clone(), reason: PlanReason::Submitted });
+                        return;
+                    }
+                }
+                let Some(job) = self.jobs.get_mut(id) else { return };
                 if let Some(request) = job.planning.request.take() {
                     let cluster = ClusterShape { executors: self.executors.shapes() };
                     job.planning.is_out = true;
@@ -97,6 +109,13 @@ impl Shell {
         });
     }
 
+    /// A planner has a plan in it, which may be too deep to be dropped on the stack of this thread.
+    pub(super) fn drop_planner(&self, planner: Option<Box<dyn Planner>>) {
+        if planner.is_some() {
+            self.pool.spawn(move || drop(planner));
+        }
+    }
+
     /// Tells the planner of the next finished stage, if it is at home.
     fn plan_next(&mut self, id: &JobId) {
         let Some(planning) = self.jobs.get_mut(id).map(|job| &mut job.planning) else { return };
@@ -129,8 +148,13 @@ impl Shell {
 
     /// A planner came back.
     pub(super) fn planned(&mut self, id: &JobId, told: Told, planner: Option<Box<dyn Planner>>, step: Step) {
-        let Some(job) = self.jobs.get_mut(id).filter(|job| job.end.is_none()) else { return };
+        let Some(job) = self.jobs.get_mut(id).filter(|job| job.end.is_none()) else {
+            return self.drop_planner(planner);
+        };
         job.planning.is_out = false;
+        if job.planning.starts.take().is_some() {
+            self.journal.append(vec![Op::Delete(keys::starts(id))]);
+        }
         match step {
             Err(error) => self.events.push_back(Event::PlanFailed { job: id.clone(), error }),
             Ok(step) => {
@@ -148,11 +172,14 @@ impl Shell {
                 let (one_task, small, complete) = (step.one_task, step.small, step.complete);
                 let specs = self.add_stages(id, step.stages);
                 let Some(job) = self.jobs.get_mut(id) else { return };
-                // The planner of a job of one task is kept: it plans again if that task runs out of memory.
-                job.planning.planner = planner.filter(|_| !complete || one_task);
                 job.planning.complete = complete;
                 if complete {
                     job.planning.due.clear();
+                }
+                // The planner of a job of one task is kept: it plans again if that task runs out of memory.
+                match planner {
+                    planner if !complete || one_task => job.planning.planner = planner,
+                    planner => self.drop_planner(planner),
                 }
                 self.events.push_back(Event::Planned { job: id.clone(), stages: specs, small, complete });
                 self.report_later(id);

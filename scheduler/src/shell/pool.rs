@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use crate::error::{Result, SchedulerError};
 
 /// Address space for one thread; memory is used only as deep as the stack gets.
-const STACK_BYTES: usize = 64 << 20;
+const STACK_BYTES: usize = 256 << 20;
 
 /// At least this many, so that one hard query does not keep all others waiting on a small machine.
 const MIN_THREADS: usize = 4;

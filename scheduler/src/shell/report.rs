@@ -37,13 +37,18 @@ impl Shell {
 
     /// Executors and jobs: those that ended, then those that live.
     pub(crate) fn cluster(&self) -> proto::GetClusterResponse {
-        let executors = self.state.executors().map(|view| proto::ExecutorInfo {
-            address: self
-                .executors
-                .get(&(view.executor.clone(), view.incarnation))
-                .map(|executor| executor.address.to_proto()),
-            slots: view.slots,
-            slots_used: view.slots_used,
+        let executors = self.state.executors().map(|view| {
+            let executor = self.executors.get(&(view.executor.clone(), view.incarnation));
+            let usage = executor.map(|executor| executor.usage).unwrap_or_default();
+            proto::ExecutorInfo {
+                address: executor.map(|executor| executor.address.to_proto()),
+                slots: view.slots,
+                slots_used: view.slots_used,
+                memory_used: usage.memory_used,
+                memory_limit: executor.map_or(0, |executor| executor.memory_bytes),
+                disk_used: usage.disk_used,
+                disk_limit: usage.disk_limit,
+            }
         });
         let mut live: Vec<_> = self.jobs.iter().collect();
         live.sort_by(|(a, job_a), (b, job_b)| (job_a.submitted, *a).cmp(&(job_b.submitted, *b)));

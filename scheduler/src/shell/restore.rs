@@ -6,10 +6,12 @@
 //! wait until it is known what counts of their results.
 //!
 //! **Failure modes.** A job that cannot be planned as before, because the scheduler has other settings or is another
-//! version now, starts over under another id; if it is detached or was publishing what it wrote, it fails.
+//! version now, or not in time, starts over under another id; if it is detached or was publishing what it wrote, it fails.
+//! One that was being planned when several schedulers died one after the other is taken for the cause, and fails.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use ballista_core::{ClassifiedError, ErrorClass, ExecutorId, Incarnation, JobId, StageId, TaskId};
 use ballista_exchange::classify;
@@ -17,6 +19,8 @@ use ballista_proto as proto;
 use ballista_proto::journal as record;
 use ballista_scheduler_core::{Event, RestoredJob, RestoredStage, RestoredTask};
 use datafusion::error::{DataFusionError, Result};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use record::step::Reason;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
@@ -32,7 +36,15 @@ use crate::planner::{PlanRequest, Planner, PlannerFactory};
 use crate::planning::job::{ClusterShape, ExecutorShape, PlanStep, StageResult};
 use crate::service::execute::{check_request_versions, split_request};
 
+/// A job that was being planned at the death of so many schedulers is not planned again.
+const MAX_DEATHS: u32 = 6;
+
+/// How long a job may take to be planned as before, which all jobs are at the same time; and one that would fail otherwise.
+const PLANNING: Duration = Duration::from_secs(8);
+const LONG_PLANNING: Duration = Duration::from_secs(60);
+
 /// A job that was planned as before.
+#[derive(Default)]
 struct Replayed {
     planner: Option<Box<dyn Planner>>,
     steps: Vec<PlanStep>,
@@ -46,33 +58,36 @@ impl Shell {
         let Recovered { executors, jobs, .. } = recovered;
         self.expected = executors.iter().map(|(executor, _)| executor.clone()).collect();
         let executors = tokio::spawn(still_there(executors));
-        let mut pending = Vec::new();
-        for (id, job) in jobs {
-            if let Some(end) = job.end {
+        let (mut known, mut replays) = (Vec::new(), FuturesUnordered::new());
+        for (id, mut job) in jobs {
+            if let Some(end) = job.end.take() {
                 self.restore_end(id, end);
             } else if let Some((request, record)) = job.job.as_ref().and_then(submitted) {
-                let planners = Arc::clone(&self.planners);
-                let (reply, replayed) = oneshot::channel();
-                let (steps, request) = (job.steps.clone(), request);
-                self.pool.spawn(move || {
-                    let outcome = catch(|| replay(&request, &steps, planners.as_ref()));
-                    let outcome = outcome.unwrap_or_else(|panic| Err(DataFusionError::Internal(panic)));
-                    // The shell waits for it.
-                    let _ = reply.send(outcome.map_err(|error| classify(&error)));
-                });
-                pending.push((id, job, record, replayed));
+                if job.deaths() >= MAX_DEATHS {
+                    self.give_up(id, &job, record);
+                    continue;
+                }
+                if !job.steps.is_empty() {
+                    replays.push(self.replay_within(id.clone(), request, &job));
+                }
+                known.push((id, job, record));
             } else {
                 self.journal.append(vec![Op::DeleteAll(keys::job(&id))]);
             }
         }
+        let mut replayed = HashMap::new();
+        while let Some((id, outcome)) = replays.next().await {
+            // At once: should another one end this process, this one is not to blame.
+            self.journal.append_now(vec![Op::Delete(keys::starts(&id))]);
+            replayed.insert(id, outcome);
+        }
         // In the order of their submission.
-        pending.sort_by_key(|(id, job, ..)| (job.job.as_ref().map_or(0, |job| job.submitted), id.clone()));
-        let (mut restored, mut count) = (Vec::new(), 0);
-        for (id, job, record, replayed) in pending {
-            let gone = || ClassifiedError::new(ErrorClass::Infra, "the planning threads have ended");
-            let replayed = replayed.await.unwrap_or_else(|_| Err(gone()));
-            count += 1;
-            restored.extend(self.restore_job(id, job, record, replayed));
+        known.sort_by_key(|(id, job, _)| (job.job.as_ref().map_or(0, |job| job.submitted), id.clone()));
+        let count = known.len();
+        let mut restored = Vec::new();
+        for (id, job, record) in known {
+            let outcome = replayed.remove(&id).unwrap_or_else(|| Ok(Replayed::default()));
+            restored.extend(self.restore_job(id, job, record, outcome));
         }
         let executors = executors.await.unwrap_or_default();
         info!(jobs = count, executors = executors.len(), ends = self.kept_ends.len(), "state restored");
@@ -83,6 +98,34 @@ impl Shell {
         });
         self.drain();
         self.end_restoring();
+    }
+
+    /// Plans a job as before, on a planning thread.
+    fn replay_within(
+        &self,
+        id: JobId,
+        request: PlanRequest,
+        job: &RecoveredJob,
+    ) -> impl Future<Output = (JobId, Result<Replayed, ClassifiedError>)> + use<> {
+        let (reply, replayed) = oneshot::channel();
+        let (planners, steps) = (Arc::clone(&self.planners), job.steps.clone());
+        self.pool.spawn(move || {
+            let outcome = catch(|| replay(&request, &steps, planners.as_ref()));
+            let outcome = outcome.unwrap_or_else(|panic| Err(DataFusionError::Internal(panic)));
+            // The shell may have waited long enough.
+            let _ = reply.send(outcome.map_err(|error| classify(&error)));
+        });
+        // One that starts over costs less than that all others wait for it.
+        let starts_over = job.commits.is_empty() && job.job.as_ref().is_some_and(|job| !is_detached(job));
+        let limit = if starts_over { PLANNING } else { LONG_PLANNING };
+        async move {
+            let problem = |problem: &str| Err(ClassifiedError::new(ErrorClass::Infra, problem));
+            let outcome = match tokio::time::timeout(limit, replayed).await {
+                Ok(replayed) => replayed.unwrap_or_else(|_| problem("the planning threads have ended")),
+                Err(_) => problem("its planning takes longer than before"),
+            };
+            (id, outcome)
+        }
     }
 
     /// Takes over one job. What the core has to know of it, if it goes on where it was.
@@ -124,6 +167,7 @@ impl Shell {
         let Replayed { planner, steps, spread, announced } = replayed;
         if steps.is_empty() {
             // As if it had just come.
+            job.planning.starts = Some(known.starts);
             self.jobs.insert(id, job);
             return None;
         }
@@ -202,12 +246,36 @@ impl Shell {
                  some of it may be there, some may not"
             ),
         };
-        job.is_journalled = true;
+        self.end_restored(id, job, known, ErrorClass::Infra, message);
+    }
+
+    /// A job takes one scheduler after the other along: it is not tried again.
+    fn give_up(&mut self, id: JobId, known: &RecoveredJob, request: proto::ExecuteRequest) {
+        let deaths = known.deaths();
+        warn!(job = %id, deaths, "the job is not planned again");
+        let Ok((plan_request, terms)) = split_request(request) else {
+            self.journal.append(vec![Op::DeleteAll(keys::job(&id))]);
+            return;
+        };
+        let job = Job::new(plan_request, terms, self.now());
+        let mut message = format!(
+            "the query is quarantined: {deaths} schedulers died one after the other while they planned it; if it needs more \
+             memory than they have, change that before you run it again"
+        );
+        if !known.commits.is_empty() {
+            message.push_str("; of what it was publishing some may be there, some may not");
+        }
+        self.end_restored(id, job, known, ErrorClass::Deterministic, message);
+    }
+
+    /// A job of before has failed: its client hears why when it comes back.
+    fn end_restored(&mut self, id: JobId, mut job: Job, known: &RecoveredJob, class: ErrorClass, message: String) {
+        (job.is_journalled, job.left) = (true, Some(self.now()));
+        job.publishing = !known.commits.is_empty();
         if !job.terms.key.is_empty() {
             self.by_key.insert(job.terms.key.clone(), id.clone());
         }
-        job.fail(&id, &ClassifiedError::new(ErrorClass::Infra, message));
-        job.publishing = true;
+        job.fail(&id, &ClassifiedError::new(class, message));
         self.keep_end(&id, &mut job);
     }
 
@@ -239,6 +307,10 @@ async fn still_there(executors: Vec<(ExecutorId, record::Executor)>) -> Vec<(Exe
         is_there.then_some((executor, Incarnation(record.incarnation)))
     });
     futures::future::join_all(knocks).await.into_iter().flatten().collect()
+}
+
+fn is_detached(job: &record::Job) -> bool {
+    job.request.as_ref().is_some_and(|request| request.detached)
 }
 
 fn restored_task(record: &record::Task) -> RestoredTask {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use ballista_core::{ErrorClass, JobId};
+use ballista_core::{ErrorClass, JobId, PROTOCOL_VERSION};
 use ballista_proto as proto;
 use proto::task_status::Status as Outcome;
 
@@ -281,8 +281,10 @@ async fn clients_of_other_versions_are_refused() {
     assert_eq!(status.code(), tonic::Code::FailedPrecondition);
     assert!(status.message().contains("1.0.0"), "{status}");
     assert_eq!(ballista_exchange::status::from_status(&status).unwrap().class, ErrorClass::User);
-    let new = proto::ExecuteRequest { protocol_version: 99, ..request("final 1") };
+    let new = proto::ExecuteRequest { protocol_version: PROTOCOL_VERSION + 2, ..request("final 1") };
     assert_eq!(client.execute(new).await.unwrap_err().code(), tonic::Code::FailedPrecondition);
+    let next = proto::ExecuteRequest { protocol_version: PROTOCOL_VERSION + 1, ..request("final 1") };
+    client.execute(next).await.unwrap();
 }
 
 #[tokio::test]

@@ -229,6 +229,7 @@ pub(super) fn registration(name: &str, slots: u32) -> proto::Register {
         slots,
         memory_bytes: 1 << 30,
         held: vec![],
+        jobs: Vec::new(),
     }
 }
 

@@ -3,14 +3,17 @@
 
 use std::time::Duration;
 
-use ballista_core::ErrorClass;
+use ballista_core::{ErrorClass, JobId};
 use ballista_proto as proto;
+use ballista_proto::journal::Starts;
 use prost::bytes::Bytes;
 use proto::job_event::Event;
 use tokio::net::TcpListener;
 
 use super::harness::{Cluster, Executor, Query, buckets, inline, registration, request, soon};
 use crate::SchedulerBuilder;
+use crate::journal::store::SledStore;
+use crate::journal::{Op, Store, keys};
 
 fn keyed(plan: &str, key: &str) -> proto::ExecuteRequest {
     proto::ExecuteRequest { key: key.to_owned(), ..request(plan) }
@@ -103,6 +106,46 @@ async fn a_job_that_is_planned_in_another_way_starts_over_and_what_was_done_is_t
     assert_ne!(again.task.as_ref().unwrap().job, query.job);
     let stream = cluster.client().await.execute(keyed("shuffle 2", "k")).await.unwrap().into_inner();
     assert_eq!(Query::open(stream).await.job, again.task.unwrap().job);
+}
+
+#[tokio::test]
+async fn a_query_that_was_being_planned_at_the_death_of_one_scheduler_after_the_other_is_not_planned_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = || Cluster::start_with(SchedulerBuilder::new().state_dir(dir.path()));
+    let submit = async |cluster: &Cluster| execute(cluster, keyed("final 1", "k")).await;
+    let cluster = start();
+    let query = submit(&cluster).await;
+    cluster.serving.shutdown().await.unwrap();
+    let id = JobId::new(&query.job).unwrap();
+    let starts = || SledStore::open(dir.path(), false).unwrap().1.jobs[&id].starts;
+    let set = |count: u32| {
+        let (mut store, _) = SledStore::open(dir.path(), false).unwrap();
+        store.write(&[vec![Op::put(keys::starts(&id), &Starts { count })]]).unwrap();
+    };
+
+    // Once more, and the planner comes back.
+    set(5);
+    let cluster = start();
+    let again = submit(&cluster).await;
+    assert_eq!(again.job, query.job);
+    cluster.executor("a", 1).await.launch().await;
+    cluster.serving.shutdown().await.unwrap();
+    assert_eq!(starts(), 0);
+
+    set(6);
+    let cluster = start();
+    let mut again = submit(&cluster).await;
+    assert_eq!(again.job, query.job);
+    let failure = again.failed().await;
+    assert!(failure.message.contains("6 schedulers died one after the other"), "{}", failure.message);
+}
+
+#[tokio::test]
+async fn what_an_executor_has_of_jobs_that_are_gone_is_thrown_away() {
+    let cluster = Cluster::start();
+    let jobs = vec!["gone".to_owned()];
+    let mut executor = cluster.register(proto::Register { jobs, ..registration("a", 1) }).await.unwrap();
+    assert_eq!(executor.freed().await, "gone");
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use ballista_core::ErrorClass;
+use ballista_core::{ErrorClass, PROTOCOL_VERSION};
 use ballista_proto as proto;
 use proto::executor_message::Message as FromExecutor;
 
@@ -24,7 +24,8 @@ async fn executors_that_would_give_wrong_answers_may_not_join() {
     let cluster = Cluster::start();
     let _first = cluster.executor("a", 1).await;
     let refused = [
-        proto::Register { protocol_version: 99, ..registration("b", 1) },
+        proto::Register { protocol_version: PROTOCOL_VERSION + 2, ..registration("b", 1) },
+        proto::Register { protocol_version: PROTOCOL_VERSION - 2, ..registration("b", 1) },
         proto::Register { datafusion_version: "1.0.0".into(), ..registration("b", 1) },
         proto::Register { hash_fingerprint: 43, ..registration("b", 1) },
     ];
@@ -35,7 +36,11 @@ async fn executors_that_would_give_wrong_answers_may_not_join() {
     let mut evil = registration("b", 1);
     evil.address.as_mut().unwrap().executor = "../b".into();
     assert_eq!(cluster.register(evil).await.err().unwrap().code(), tonic::Code::InvalidArgument);
-    cluster.register(registration("b", 1)).await.unwrap();
+    // Neighbours work together, so that a cluster is upgraded one process after the other.
+    for (name, protocol_version) in [("b", PROTOCOL_VERSION), ("c", PROTOCOL_VERSION - 1), ("d", PROTOCOL_VERSION + 1)]
+    {
+        cluster.register(proto::Register { protocol_version, ..registration(name, 1) }).await.unwrap();
+    }
 }
 
 #[tokio::test]
@@ -57,6 +62,8 @@ async fn an_incarnation_has_one_session_and_one_life() {
         }
     })
     .await;
+    // It hears that before anything else, and so begins another life at once.
+    let register = proto::Register { jobs: vec!["gone".to_owned()], ..register };
     let mut again = cluster.register(register).await.unwrap();
     assert!(again.welcome.is_none());
     assert_eq!(again.next().await, None);

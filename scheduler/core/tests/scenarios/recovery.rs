@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 //! Executors that are lost, tasks that fail, outputs that cannot be read.
 
-use ballista_core::{ClassifiedError, ErrorClass, Incarnation, StageId, UnreadInput};
-use ballista_scheduler_core::{Effect, Event, Limits, PlanReason, Slicing, StageSpec};
+use ballista_core::{ClassifiedError, ErrorClass, Incarnation, StageId, TaskId, UnreadInput};
+use ballista_scheduler_core::{
+    Effect, Event, Limits, PlanReason, RestoredJob, RestoredStage, RestoredTask, Slicing, StageSpec,
+};
 
 use crate::cluster::*;
 
@@ -72,6 +74,46 @@ fn a_commit_that_fails_or_is_lost_is_made_by_another_attempt_that_writes_the_sam
     let task = launches(&cluster.start("j", writing(false))).remove(0);
     cluster.finish(&task, 1);
     assert_eq!(failure(&cluster.lose(task.executor.as_str())), Some((job("j"), ErrorClass::Infra)));
+    // The same if the executor is back, and the output is not.
+    let mut cluster = Cluster::new(&[("a", 1)]);
+    let task = launches(&cluster.start("j", writing(false))).remove(0);
+    cluster.finish(&task, 1);
+    let effects = cluster.join("a", 1, 1);
+    assert_eq!((failure(&effects), launches(&effects)), (Some((job("j"), ErrorClass::Infra)), vec![]));
+}
+
+#[test]
+fn enough_rows_do_not_cut_what_is_published() {
+    let mut cluster = Cluster::new(&[("a", 2)]);
+    let slicing = Slicing::PerSlot { max_partitions: 1 };
+    let writing = StageSpec { commits: true, row_limit: Some(1), slicing, deterministic: false, ..last(0, 2, &[]) };
+    let tasks = launches(&cluster.start("j", vec![writing]));
+    let commits = |effects: &[Effect]| effects.iter().filter(|effect| matches!(effect, Effect::Commit { .. })).count();
+    assert_eq!(commits(&cluster.finish(&tasks[0], 5)), 0);
+    assert_eq!(commits(&cluster.finish(&tasks[1], 5)), 2);
+}
+
+#[test]
+fn a_job_that_was_publishing_when_the_scheduler_died_is_not_planned_again() {
+    let mut cluster = Cluster::new(&[]);
+    let written = RestoredTask { task: TaskId(0), attempt: 0, partitions: vec![0, 1] };
+    let spec = StageSpec { commits: true, ..last(0, 2, &[]) };
+    let restored = RestoredJob {
+        job: job("j"),
+        weight: 1,
+        small: false,
+        complete: true,
+        planned_again: false,
+        publishing: vec![written],
+        stages: vec![RestoredStage { spec, attempt: 0, announced: None, first_new: 10 }],
+    };
+    cluster.step(Event::Restored { executors: vec![], jobs: vec![restored], first_attempt: 10 });
+    let again = launches(&cluster.join("a", 1, 4)).remove(0);
+    assert_eq!((again.task.task, again.task.attempt), (TaskId(0), 10));
+    // What it writes takes the place of what may be out there; that of another plan would lie beside.
+    let effects = cluster.fail(&again, ErrorClass::Resource);
+    assert!(!effects.iter().any(|effect| matches!(effect, Effect::Plan { .. })));
+    assert_eq!(launches(&effects)[0].task.attempt, 11);
 }
 
 #[test]
@@ -129,6 +171,32 @@ fn an_executor_that_dies_takes_no_time_off_a_task_but_its_third_death_quarantine
     cluster.now += 10_000;
     let effects = cluster.join("a", 4, 1);
     assert_eq!(failure(&effects), Some((job("j"), ErrorClass::Deterministic)));
+}
+
+#[test]
+fn the_last_attempt_of_a_task_shares_no_executor_with_another_suspect() {
+    let mut cluster = Cluster::new(&[("a", 2)]);
+    for name in ["poison", "innocent"] {
+        cluster.start(name, vec![last(0, 1, &[])]);
+    }
+    // Both have seen one die, and may still run together.
+    cluster.now += 10_000;
+    assert_eq!(launches(&cluster.join("a", 2, 2)).len(), 2);
+    // Both have seen two die: the second of them waits for another executor, and gets the first one there is.
+    cluster.now += 10_000;
+    assert_eq!(launches(&cluster.join("a", 3, 2)).len(), 1);
+    cluster.now += 200;
+    assert_eq!(launches(&cluster.step(Event::Tick)), []);
+    cluster.join("b", 1, 2);
+    cluster.now += 200;
+    let launched = launches(&cluster.step(Event::Tick)).remove(0);
+    assert_eq!(launched.executor, executor("b"));
+    // So the next death tells which it was.
+    cluster.now += 5_000;
+    let (name, class) = failure(&cluster.join("a", 4, 2)).unwrap();
+    assert_eq!(class, ErrorClass::Deterministic);
+    assert_ne!(name, launched.task.job);
+    assert_eq!(failure(&cluster.finish(&launched, 1)), None);
 }
 
 #[test]

@@ -3,12 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ballista_core::{ErrorClass, ExecutorId, Incarnation, JobId, StageId, TaskKey};
-use ballista_scheduler_core::{
-    Effect, Event, HeldState, HeldTask, OutputStats, PlanReason, RestoredTask, StageFinished, StageSpec,
-};
-
-use super::RESERVE;
+use ballista_core::{ExecutorId, Incarnation, JobId, StageId, TaskKey};
+use ballista_scheduler_core::{Event, OutputStats, StageSpec};
 
 /// One life of an executor as itself knows it.
 pub struct Process {
@@ -19,16 +15,21 @@ pub struct Process {
     pub fenced: bool,
     /// Its connection is broken: it hears nothing.
     pub away: bool,
-    draining: bool,
+    /// The scheduler knows that it takes no new tasks.
+    pub draining: bool,
+    /// It takes none, whether or not the scheduler knows.
+    pub leaving: bool,
+    /// When the scheduler that lives heard of it last; `None` if it has never joined there, and so may.
+    pub heard: Option<u64>,
     pub running: BTreeMap<TaskKey, u32>,
     /// Launched here and not reported to the scheduler as ended.
-    unconfirmed: BTreeMap<TaskKey, (u32, bool)>,
+    pub unconfirmed: BTreeMap<TaskKey, (u32, bool)>,
     /// Outputs it keeps, whether or not they came with a status.
     pub holds: BTreeMap<TaskKey, (OutputStats, bool)>,
 }
 
 impl Process {
-    pub fn new(executor: ExecutorId, incarnation: Incarnation, slots: u32, _now: u64) -> Self {
+    pub fn new(executor: ExecutorId, incarnation: Incarnation, slots: u32) -> Self {
         Self {
             executor,
             incarnation,
@@ -36,39 +37,12 @@ impl Process {
             fenced: false,
             away: false,
             draining: false,
+            leaving: false,
+            heard: None,
             running: BTreeMap::new(),
             unconfirmed: BTreeMap::new(),
             holds: BTreeMap::new(),
         }
-    }
-
-    /// All that it tells when it joins. `forgotten`: to a scheduler that knows nothing of it.
-    pub fn held(&mut self, tasks: &BTreeMap<TaskKey, Task>, forgotten: bool) -> Vec<HeldTask> {
-        let holds = &self.holds;
-        if forgotten {
-            self.unconfirmed.retain(|task, _| !holds.contains_key(task));
-        }
-        let partitions = |task: &TaskKey| tasks[task].partitions.clone();
-        // Those that failed and nobody has heard of it are not off the books.
-        let running =
-            self.unconfirmed.iter().filter(|(task, _)| !holds.contains_key(task)).map(|(task, (slots, _))| {
-                let state = HeldState::Running { streaming: tasks[task].streamed };
-                HeldTask { task: task.clone(), partitions: partitions(task), slots: *slots, state }
-            });
-        let finished = holds.iter().map(|(task, (output, delivered))| {
-            let state = HeldState::Finished { output: *output, delivered: *delivered };
-            HeldTask { task: task.clone(), partitions: partitions(task), slots: 1, state }
-        });
-        running.chain(finished).collect()
-    }
-
-    /// The connection broke. With `lost`, the last launch was on its way then.
-    pub fn go_away(&mut self, lost: bool) -> Option<TaskKey> {
-        self.away = true;
-        let last = self.running.keys().next_back().filter(|_| lost).cloned()?;
-        self.running.remove(&last);
-        self.unconfirmed.remove(&last);
-        Some(last)
     }
 
     pub fn was_launched(&self, task: &TaskKey, tasks: &BTreeMap<TaskKey, Task>) -> bool {
@@ -86,32 +60,32 @@ pub enum Status {
 
 pub struct JobModel {
     pub status: Status,
-    small: bool,
-    specs: BTreeMap<StageId, StageSpec>,
+    pub small: bool,
+    pub specs: BTreeMap<StageId, StageSpec>,
     /// Stages that the planner was told of.
-    finished: BTreeSet<StageId>,
+    pub finished: BTreeSet<StageId>,
     /// Stages whose outputs are all there, as far as was told.
-    there: BTreeSet<StageId>,
-    is_freed: bool,
+    pub there: BTreeSet<StageId>,
+    pub is_freed: bool,
 }
 
 pub struct Task {
-    executor: ExecutorId,
-    incarnation: Incarnation,
-    partitions: Vec<u32>,
-    cancelled: bool,
+    pub executor: ExecutorId,
+    pub incarnation: Incarnation,
+    pub partitions: Vec<u32>,
+    pub cancelled: bool,
     /// Its output, or what was to become one, does not count any more.
-    void: bool,
+    pub void: bool,
     /// Its rows came with its status, or are at the client.
-    delivered: bool,
-    read: bool,
+    pub delivered: bool,
+    pub read: bool,
     /// The outputs that it was told to read.
-    reads: BTreeSet<TaskKey>,
+    pub reads: BTreeSet<TaskKey>,
     /// Its first end that counted: a success with these numbers, or a failure.
-    ended: Option<Option<OutputStats>>,
-    streamed: bool,
+    pub ended: Option<Option<OutputStats>>,
+    pub streamed: bool,
     /// It was told to publish what it wrote, and whether it has.
-    commit: Option<bool>,
+    pub commit: Option<bool>,
 }
 
 impl Task {
@@ -132,14 +106,11 @@ pub struct Model {
     pub jobs: BTreeMap<JobId, JobModel>,
     pub tasks: BTreeMap<TaskKey, Task>,
     pub has_crashed: bool,
-}
-
-macro_rules! ensure {
-    ($condition:expr, $($text:tt)+) => {
-        if !$condition {
-            return Err(format!($($text)+));
-        }
-    };
+    /// The latest time that the scheduler was told since it started, and whether it was told right now.
+    pub clock: u64,
+    pub time_passes: bool,
+    /// What tasks were ever told to publish; nothing takes it back.
+    pub published: BTreeMap<JobId, BTreeMap<TaskKey, Vec<u32>>>,
 }
 
 impl Model {
@@ -147,56 +118,9 @@ impl Model {
         self.processes.iter().find(|process| !process.fenced && process.executor == *executor)
     }
 
-    fn process(&mut self, executor: &ExecutorId, incarnation: Incarnation) -> Option<&mut Process> {
+    pub fn process(&mut self, executor: &ExecutorId, incarnation: Incarnation) -> Option<&mut Process> {
         let is_it = |process: &&mut Process| process.executor == *executor && process.incarnation == incarnation;
         self.processes.iter_mut().find(is_it)
-    }
-
-    /// The scheduler died, and remembers nothing of tasks.
-    pub fn crash(&mut self) {
-        self.has_crashed = true;
-        for task in self.tasks.values_mut() {
-            (task.void, task.cancelled, task.delivered, task.streamed, task.read) = (true, false, false, false, false);
-            task.commit = None;
-        }
-        for job in self.jobs.values_mut() {
-            job.there.clear();
-            if job.status == Status::Finished {
-                job.status = Status::Live;
-            }
-        }
-    }
-
-    /// What a journal would know of a job that is not over.
-    pub fn journalled(&self, job: &JobId) -> (Vec<StageSpec>, bool) {
-        let known = &self.jobs[job];
-        (known.specs.values().cloned().collect(), known.status == Status::Finished)
-    }
-
-    /// A task as a journal knows it.
-    pub fn restored(&self, key: &TaskKey) -> RestoredTask {
-        RestoredTask { task: key.task, attempt: key.attempt, partitions: self.tasks[key].partitions.clone() }
-    }
-
-    /// Only these stages are finished, as far as the planner knows.
-    pub fn set_finished(&mut self, job: &JobId, finished: &BTreeSet<StageId>) {
-        if let Some(job) = self.jobs.get_mut(job) {
-            job.finished.clone_from(finished);
-        }
-    }
-
-    /// A job whose end was journalled is over for the scheduler.
-    pub fn close(&mut self, job: &JobId) {
-        if let Some(job) = self.jobs.get_mut(job) {
-            (job.status, job.is_freed) = (Status::Over, true);
-        }
-    }
-
-    /// A launch was lost on its way.
-    pub fn never_heard(&mut self, task: &TaskKey) {
-        if let Some(task) = self.tasks.get_mut(task) {
-            task.ended = Some(None);
-        }
     }
 
     /// Every task that runs anywhere, on fenced processes too.
@@ -235,7 +159,15 @@ impl Model {
             }
             Event::ExecutorDraining { executor, incarnation } => {
                 if let Some(process) = self.process(executor, *incarnation) {
-                    process.draining = true;
+                    (process.draining, process.leaving) = (process.heard.is_some(), true);
+                }
+                return Ok(());
+            }
+            Event::ExecutorJoined { executor, incarnation, .. }
+            | Event::ExecutorHeartbeat { executor, incarnation } => {
+                let (clock, joins) = (self.clock, matches!(event, Event::ExecutorJoined { .. }));
+                if let Some(process) = self.process(executor, *incarnation).filter(|process| !process.fenced) {
+                    process.heard = process.heard.or(joins.then_some(clock)).map(|_| clock);
                 }
                 return Ok(());
             }
@@ -294,372 +226,6 @@ impl Model {
                 task.delivered =
                     is_result && (task.read || matches!(event, Event::TaskFinished { delivered: true, .. }));
             }
-        }
-        Ok(())
-    }
-
-    /// Checks the effects of an event and carries them out.
-    pub fn apply(&mut self, event: &Event, effects: &[Effect]) -> Result<(), String> {
-        if let Event::TaskFinished { executor, incarnation, .. }
-        | Event::TaskFailed { executor, incarnation, .. }
-        | Event::TaskStreaming { executor, incarnation, .. }
-        | Event::TaskCommitted { executor, incarnation, .. }
-        | Event::CommitFailed { executor, incarnation, .. } = event
-        {
-            let is_out = self.process(executor, *incarnation).is_none_or(|process| process.fenced);
-            let is_fence = |effect: &Effect| matches!(effect, Effect::FenceExecutor { .. });
-            ensure!(!is_out || effects.iter().all(is_fence), "a fenced process changed something");
-        }
-        for effect in effects {
-            if let Effect::JobFailed { error, .. } = effect {
-                let counts = match event {
-                    Event::TaskFailed { task, .. } => {
-                        self.tasks.get(task).is_some_and(|task| !task.cancelled && task.ended == Some(None))
-                    }
-                    Event::PlanFailed { .. } => true,
-                    Event::CommitFailed { task, .. } => {
-                        self.tasks.get(task).is_some_and(|task| task.commit == Some(false))
-                    }
-                    _ => error.class == ErrorClass::Infra || error.message.contains("quarantined"),
-                };
-                ensure!(counts, "a job failed for no reason: {error}");
-            }
-            self.apply_one(event, effect)?;
-        }
-        self.check_losses(effects)
-    }
-
-    /// Nothing that a lost process held counts any more.
-    fn check_losses(&self, effects: &[Effect]) -> Result<(), String> {
-        for effect in effects {
-            let Effect::FenceExecutor { executor, incarnation } = effect else { continue };
-            for (key, task) in &self.tasks {
-                let here = task.executor == *executor && task.incarnation == *incarnation && !task.delivered;
-                let job = &self.jobs[&key.job];
-                let counts = matches!(task.ended, Some(Some(_))) && !task.void && task.commit != Some(true);
-                ensure!(!here || !counts || job.status != Status::Live, "{key} counts, and its process is lost");
-            }
-        }
-        Ok(())
-    }
-
-    /// The attempts of a stage whose outputs count.
-    fn winners(&self, job: &JobId, stage: StageId) -> BTreeMap<TaskKey, OutputStats> {
-        let of_stage = |(key, task): (&TaskKey, &Task)| {
-            let counts = key.job == *job && key.stage == stage && !task.void;
-            counts.then_some((key.clone(), task.ended??))
-        };
-        self.tasks.iter().filter_map(of_stage).collect()
-    }
-
-    /// Exactly the outputs that count are named, they make up the stage, and their processes live.
-    fn check_outputs(&self, job: &JobId, finished: &StageFinished) -> Result<(), String> {
-        let winners = self.winners(job, finished.stage);
-        let mut partitions = 0;
-        for output in &finished.outputs {
-            ensure!(winners.get(&output.task) == Some(&output.stats), "{} did not win", output.task);
-            let task = &self.tasks[&output.task];
-            ensure!(task.partitions == output.partitions, "other partitions ran");
-            let process = self.processes.iter().find(|process| process.was_launched(&output.task, &self.tasks));
-            ensure!(task.delivered || process.is_some_and(|process| !process.fenced), "{} is lost", output.task);
-            partitions += output.partitions.len();
-        }
-        let named: BTreeSet<_> = finished.outputs.iter().map(|output| &output.task).collect();
-        let missing: Vec<_> = winners.keys().filter(|winner| !named.contains(winner)).collect();
-        ensure!(missing.is_empty(), "winners are missing: {missing:?}");
-        let spec = &self.jobs[job].specs[&finished.stage];
-        let rows: u64 = finished.outputs.iter().map(|output| output.stats.rows).sum();
-        let is_complete = partitions == spec.partitions as usize;
-        ensure!(is_complete || spec.row_limit.is_some_and(|limit| rows >= limit), "partitions are missing");
-        Ok(())
-    }
-
-    /// Whoever read a stage that does not give the same rows again has read the same outputs of it.
-    fn check_not_mixed(&self, job: &JobId) -> Result<(), String> {
-        let specs = &self.jobs[job].specs;
-        for spec in specs.values().filter(|spec| !spec.deterministic) {
-            let of_stage = |key: &&TaskKey| key.stage == spec.stage;
-            let readers = self.tasks.iter().filter(|(key, task)| {
-                let reads = specs.get(&key.stage).is_some_and(|reader| reader.inputs.contains(&spec.stage));
-                key.job == *job && reads && !task.void && matches!(task.ended, Some(Some(_)))
-            });
-            let mut sets = readers.map(|(_, task)| task.reads.iter().filter(of_stage).collect::<BTreeSet<_>>());
-            let first = sets.next().unwrap_or_default();
-            ensure!(sets.all(|set| set == first), "readers of stage {} of {job} have read different rows", spec.stage);
-        }
-        Ok(())
-    }
-
-    fn apply_one(&mut self, event: &Event, effect: &Effect) -> Result<(), String> {
-        match effect {
-            Effect::Launch { task, executor, incarnation, partitions, slots } => {
-                self.launch(task, executor, *incarnation, partitions, *slots)?;
-            }
-            Effect::Adopted { task: key, executor, incarnation, partitions } => {
-                let task = self.tasks.get(key).ok_or("adopted a task that was never launched")?;
-                ensure!(task.partitions == *partitions, "{key} is adopted with other partitions");
-                ensure!(task.place() == (executor.clone(), *incarnation), "{key} is adopted from another process");
-                for (other, task) in
-                    self.tasks.iter().filter(|(other, _)| other.job == key.job && other.stage == key.stage)
-                {
-                    let shared = task.partitions.iter().any(|partition| partitions.contains(partition));
-                    let wins = !task.void && matches!(task.ended, Some(Some(_)));
-                    ensure!(!shared || task.void || other.task == key.task, "{key} is adopted beside {other}");
-                    ensure!(other.task != key.task || !wins, "{key} is adopted, and {other} has won");
-                }
-                let process = self.process(executor, *incarnation).ok_or("adopted from nobody")?;
-                ensure!(!process.fenced && !process.away, "{key} is adopted from a process that is out");
-                let output = process.holds.get(key).copied();
-                let is_result = self.jobs[&key.job].specs.get(&key.stage);
-                let is_result = is_result.is_some_and(|spec| spec.is_final && !spec.commits && !spec.is_kept);
-                let task = self.tasks.get_mut(key).ok_or("gone")?;
-                task.void = false;
-                task.ended = output.map(|(stats, _)| Some(stats));
-                task.delivered = output.is_some_and(|(_, delivered)| delivered && is_result);
-            }
-            Effect::CancelTask { task, executor, incarnation } => {
-                let status = self.jobs.get(&task.job).map(|job| job.status);
-                if let Some(known) = self.tasks.get_mut(task).filter(|known| known.executor == *executor) {
-                    let won = matches!(known.ended, Some(Some(_))) && !known.void;
-                    ensure!(!won || status == Some(Status::Over), "the winner {task} is cancelled");
-                    known.cancelled = known.ended.is_none();
-                }
-                let process = self.process(executor, *incarnation).ok_or("a cancel for nobody")?;
-                ensure!(!process.fenced, "a cancel for a fenced process");
-                if process.away {
-                    return Ok(());
-                }
-                process.holds.remove(task);
-                if let Some((_, cancelled)) = process.unconfirmed.get_mut(task) {
-                    *cancelled = true;
-                }
-            }
-            Effect::StreamReady { task, .. } => {
-                let known = self.tasks.get_mut(task).ok_or("an unknown task streams")?;
-                ensure!(!std::mem::replace(&mut known.streamed, true), "{task} is announced twice");
-                ensure!(!known.cancelled, "the cancelled {task} is announced");
-                let spec = self.jobs[&task.job].specs.get(&task.stage);
-                ensure!(spec.is_some_and(|spec| spec.is_final), "{task} is not of the final stage");
-            }
-            Effect::Plan { job, reason: PlanReason::Finished(finished) } => {
-                self.check_outputs(job, finished)?;
-                let known = self.jobs.get_mut(job).ok_or("a plan for nobody")?;
-                ensure!(known.status == Status::Live, "a plan for {job}, which is over");
-                ensure!(known.finished.insert(finished.stage), "stage {} finished twice", finished.stage);
-                known.there.insert(finished.stage);
-            }
-            Effect::OutputsMoved { job, finished } => {
-                self.check_outputs(job, finished)?;
-                let known = self.jobs.get_mut(job).ok_or("outputs of nobody")?;
-                ensure!(known.status != Status::Over, "outputs of {job}, which is over");
-                ensure!(known.finished.contains(&finished.stage), "a stage moved before it finished");
-                ensure!(known.there.insert(finished.stage), "stage {} moved and was there", finished.stage);
-            }
-            Effect::OutputsLost { job, stage, executor, incarnation } => {
-                let mut lost = 0;
-                for (key, task) in &mut self.tasks {
-                    let here = task.executor == *executor && task.incarnation == *incarnation && !task.delivered;
-                    let counts = matches!(task.ended, Some(Some(_))) && !task.void && task.commit != Some(true);
-                    if here && counts && key.job == *job && key.stage == *stage {
-                        task.void = true;
-                        lost += 1;
-                    }
-                }
-                ensure!(lost > 0, "nothing of stage {stage} was lost");
-                let known = self.jobs.get_mut(job).ok_or("outputs of nobody")?;
-                known.there.remove(stage);
-            }
-            Effect::Commit { task: key, .. } => {
-                let task = self.tasks.get_mut(key).ok_or("an unknown task commits")?;
-                // A process that is back is told again, because it may not have heard it.
-                let again = matches!(event, Event::ExecutorJoined { .. });
-                ensure!(task.commit.is_none() || again, "{key} is told to commit twice");
-                task.commit.get_or_insert(false);
-                ensure!(
-                    matches!(task.ended, Some(Some(_))) && !task.cancelled && !task.void,
-                    "{key} commits and did not win"
-                );
-                let job = &self.jobs[&key.job];
-                ensure!(job.status == Status::Live, "{key} commits for a job that is over");
-                let spec = job.specs.get(&key.stage);
-                ensure!(spec.is_some_and(|spec| spec.is_final && spec.commits), "{key} has nothing to commit");
-            }
-            // A hint: what is released may be wanted again.
-            Effect::ReleaseStage { .. } => {}
-            Effect::ResetStage { job, stage, .. } => {
-                for (key, task) in &mut self.tasks {
-                    if key.job == *job && key.stage == *stage {
-                        let streams = task.streamed && !task.void && !task.cancelled && task.ended != Some(None);
-                        let lives = self.processes.iter().any(|process| {
-                            !process.fenced
-                                && process.executor == task.executor
-                                && process.incarnation == task.incarnation
-                        });
-                        let spec = &self.jobs[job].specs[stage];
-                        ensure!(!streams || !lives || spec.commits, "{key} is at the client and taken back");
-                        task.void = true;
-                    }
-                }
-                self.jobs.get_mut(job).ok_or("resets a stage of nobody")?.there.remove(stage);
-                self.free(effect);
-            }
-            Effect::FreeJob { job, .. } => {
-                self.jobs.get_mut(job).ok_or("frees nobody")?.is_freed = true;
-                self.free(effect);
-            }
-            Effect::JobFinished { job } => {
-                let known = self.jobs.get_mut(job).ok_or("finished nobody")?;
-                ensure!(known.status == Status::Live, "{job} ended twice");
-                known.status = Status::Finished;
-                let spec = known.specs.values().find(|spec| spec.is_final).ok_or("finished without a final stage")?;
-                let (stage, partitions, commits) = (spec.stage, spec.partitions as usize, spec.commits);
-                let limit = spec.row_limit;
-                known.finished.insert(stage);
-                let (mut done, mut rows) = (0, 0);
-                for (key, stats) in self.winners(job, stage) {
-                    ensure!(self.tasks[&key].streamed, "the client was not told of {key}");
-                    let is_published = !commits || self.tasks[&key].commit == Some(true);
-                    ensure!(is_published, "{job} finished before {key} was published");
-                    done += self.tasks[&key].partitions.len();
-                    rows += stats.rows;
-                }
-                let streams = |task: &Task| task.streamed && !task.void && task.ended.is_none() && !task.cancelled;
-                let streaming =
-                    self.tasks.iter().filter(|(key, task)| key.job == *job && key.stage == stage && streams(task));
-                done += streaming.map(|(_, task)| task.partitions.len()).sum::<usize>();
-                ensure!(
-                    done >= partitions || limit.is_some_and(|limit| rows >= limit),
-                    "{job} finished without {} rows",
-                    partitions - done
-                );
-                self.check_not_mixed(job)?;
-            }
-            Effect::JobResumed { job } => {
-                let known = self.jobs.get_mut(job).ok_or("resumed nobody")?;
-                ensure!(known.status == Status::Finished, "{job} is resumed and was not finished");
-                known.status = Status::Live;
-            }
-            Effect::JobFailed { job, .. } | Effect::JobCancelled { job } => {
-                let known = self.jobs.get_mut(job).ok_or("ended nobody")?;
-                ensure!(known.status != Status::Over, "{job} ended twice");
-                known.status = Status::Over;
-            }
-            Effect::FenceExecutor { executor, incarnation } => {
-                if let Some(process) = self.process(executor, *incarnation) {
-                    process.fenced = true;
-                    process.holds.clear();
-                }
-            }
-            Effect::Plan { reason: PlanReason::Submitted, .. } => {}
-            Effect::Plan { job, reason: PlanReason::OutOfMemory } => {
-                let known = self.jobs.get_mut(job).ok_or("a second plan for nobody")?;
-                ensure!(known.status == Status::Live, "a second plan for {job}, which is over");
-                ensure!(known.specs.len() == 1, "a second plan for {job}, which had several stages");
-                let announced = |(key, task): (&TaskKey, &Task)| key.job == *job && task.streamed;
-                ensure!(!self.tasks.iter().any(announced), "a second plan for {job}, whose rows the client reads");
-                known.specs.clear();
-            }
-        }
-        if let Effect::FreeJob { job, .. } = effect {
-            self.jobs.get_mut(job).ok_or("frees nobody")?.status = Status::Over;
-        }
-        Ok(())
-    }
-
-    fn launch(
-        &mut self,
-        key: &TaskKey,
-        executor: &ExecutorId,
-        incarnation: Incarnation,
-        partitions: &[u32],
-        slots: u32,
-    ) -> Result<(), String> {
-        let job = self.jobs.get_mut(&key.job).ok_or("a launch for nobody")?;
-        ensure!(job.status == Status::Live, "{key} is launched for a job that is over");
-        let spec = job.specs.get(&key.stage).ok_or("a launch of an unplanned stage")?;
-        for partition in partitions {
-            ensure!(*partition < spec.partitions, "{key} runs partition {partition} of {}", spec.partitions);
-        }
-        ensure!(partitions.is_sorted() && !partitions.is_empty(), "{key} runs {partitions:?}");
-        for input in &spec.inputs {
-            ensure!(job.there.contains(input), "{key} reads stage {input}, which is not there");
-        }
-        let inputs = spec.inputs.clone();
-        let mut rivals = 0;
-        for (other, task) in self.tasks.iter().filter(|(other, _)| other.job == key.job && other.stage == key.stage) {
-            if other.stage_attempt != key.stage_attempt {
-                ensure!(task.void, "{key} is launched beside {other}");
-            } else if other.task == key.task {
-                ensure!(task.partitions == partitions, "{key} runs other partitions than {other}");
-                let won = matches!(task.ended, Some(Some(_))) && !task.void;
-                ensure!(!won, "{key} is launched, and {other} has won");
-                let process = self.processes.iter().find(|process| process.was_launched(other, &self.tasks));
-                let runs = task.ended.is_none()
-                    && !task.cancelled
-                    && !task.void
-                    && process.is_some_and(|process| !process.fenced);
-                rivals += usize::from(runs);
-            } else {
-                let shared = task.partitions.iter().any(|partition| partitions.contains(partition));
-                ensure!(!shared || task.void, "{key} and {other} run the same partition");
-            }
-        }
-        ensure!(rivals < 2, "{key} runs a third time");
-        let reads = inputs.iter().flat_map(|input| self.winners(&key.job, *input).into_keys()).collect();
-        let job = &self.jobs[&key.job];
-        let small = job.small;
-        let (executor, jobs) = (executor.clone(), &self.jobs);
-        let task = Task {
-            executor: executor.clone(),
-            incarnation,
-            partitions: partitions.to_vec(),
-            cancelled: false,
-            void: false,
-            delivered: false,
-            read: false,
-            reads,
-            ended: None,
-            streamed: false,
-            commit: None,
-        };
-        ensure!(self.tasks.insert(key.clone(), task).is_none(), "{key} is launched twice");
-        let is_it = |process: &&mut Process| process.executor == executor && process.incarnation == incarnation;
-        let process = self.processes.iter_mut().find(is_it).ok_or("a launch on nobody")?;
-        ensure!(
-            !process.fenced && !process.draining && !process.away,
-            "{key} is launched on a process that is leaving"
-        );
-        process.running.insert(key.clone(), slots);
-        process.unconfirmed.insert(key.clone(), (slots, false));
-        let used: u32 = process.unconfirmed.values().map(|(slots, _)| slots).sum();
-        ensure!(used <= process.slots + RESERVE, "{executor} runs {used} of {} slots", process.slots);
-        let big = process.unconfirmed.iter().filter(|(key, _)| jobs.get(&key.job).is_some_and(|job| !job.small));
-        let big: u32 = big.map(|(_, (slots, _))| slots).sum();
-        // Whose slots a task of before a restart held, nobody knows.
-        ensure!(small || big <= process.slots || self.has_crashed, "big jobs use the reserve of {executor}");
-        Ok(())
-    }
-
-    fn free(&mut self, effect: &Effect) {
-        let (job, stage, executors) = match effect {
-            Effect::ResetStage { job, stage, executors, .. } => (job, Some(*stage), executors),
-            Effect::FreeJob { job, executors } => (job, None, executors),
-            _ => return,
-        };
-        for (executor, incarnation) in executors {
-            if let Some(process) = self.process(executor, *incarnation).filter(|process| !process.away) {
-                process.holds.retain(|key, _| key.job != *job || stage.is_some_and(|stage| stage != key.stage));
-            }
-        }
-    }
-
-    /// Nothing may be left when all is over.
-    pub fn check_end(&self) -> Result<(), String> {
-        for process in self.processes.iter().filter(|process| !process.fenced && !process.away) {
-            ensure!(process.holds.is_empty(), "{} still holds {:?}", process.executor, process.holds);
-        }
-        for (id, job) in &self.jobs {
-            ensure!(job.is_freed, "{id} was not freed");
         }
         Ok(())
     }

@@ -1,0 +1,850 @@
+// SPDX-License-Identifier: Apache-2.0
+//! Spark's unsafe rows: reading them, and turning many of them into Arrow columns.
+//!
+//! ```text
+//!   UnsafeRow of n fields
+//!     ┌ null bits ──────────┬ n slots of 8 bytes ───────────┬ variable part, multiples of 8 bytes ┐
+//!     │ ⌈n/64⌉ words        │ value │ value │ offset|length │ …                                   │
+//!     └─────────────────────┴───────┴───────┴──────┬────────┴──▲──────────────────────────────────┘
+//!                                                  └───────────┘ offset from the start of the row
+//!   UnsafeArrayData
+//!     ┌ count, 8 bytes ┬ null bits, ⌈count/64⌉ words ┬ elements of the type's width ┬ variable part ┐
+//!   UnsafeMapData
+//!     ┌ bytes of keys, 8 bytes ┬ keys: an array ┬ values: an array ┐
+//! ```
+//!
+//! * A slot or element holds a fixed-width value in its first bytes, or `offset << 32 | length` of a value in the
+//!   variable part, counted from the start of the row or array that the slot belongs to.
+//! * Decimals of up to 18 digits are the unscaled long in the slot; wider ones are big-endian two's complement bytes
+//!   in the variable part. Their slot may have any content when they are null, so null bits are looked at first.
+//! * Everything is in the machine's byte order; nothing needs to be aligned.
+//!
+//! Strings become [`DataType::Binary`]: Spark lets invalid UTF-8 pass, so must a shuffle. [`carrier_schema`] is what
+//! rows are turned into; the declared type returns at the other end, where the column is exported (the layouts of both
+//! are the same) or cast for native consumers.
+//!
+//! Invariants: a row is a borrowed slice of bytes. Whatever these bytes are, reading them gives a value or an error
+//! and touches no byte outside the slice. All that is `unsafe` is [`UnsafeRow::from_address`]. Values are appended
+//! column by column, so that a type is looked up once per batch and column, at every depth.
+
+use std::sync::Arc;
+
+use arrow::array::builder::{BooleanBufferBuilder, NullBufferBuilder};
+use arrow::array::{
+    ArrayData, ArrayRef, BinaryArray, BooleanArray, ListArray, MapArray, NullArray, RecordBatch, RecordBatchOptions,
+    StructArray, make_array,
+};
+use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
+use arrow::datatypes::{ArrowNativeType, DataType, Field, FieldRef, Fields, IntervalUnit, Schema, SchemaRef, TimeUnit};
+
+use crate::error::{ArrowContext, Result, SparkError};
+
+/// Bytes of a word: of slots, of null bits, of counts.
+const WORD: usize = 8;
+
+/// Decimals of up to this precision are longs.
+const MAX_LONG_DIGITS: u8 = 18;
+
+/// Types nested deeper than this are refused, so that reading them cannot exhaust the stack.
+const MAX_DEPTH: usize = 64;
+
+/// One row, borrowed.
+#[derive(Debug, Clone, Copy)]
+pub struct UnsafeRow<'a> {
+    bytes: &'a [u8],
+    fields: usize,
+}
+
+impl<'a> UnsafeRow<'a> {
+    /// A row of `fields` fields in `bytes`. Errors if null bits and slots do not fit.
+    pub fn try_new(bytes: &'a [u8], fields: usize) -> Result<Self> {
+        let fixed = fields.div_ceil(64).saturating_add(fields).saturating_mul(WORD);
+        if bytes.len() < fixed {
+            return Err(malformed(format!("a row of {fields} fields has {} bytes, {fixed} are needed", bytes.len())));
+        }
+        Ok(Self { bytes, fields })
+    }
+
+    /// A row of `fields` fields in the `length` bytes at `address`. Errors as [`Self::try_new`], and for address 0.
+    ///
+    /// # Safety
+    ///
+    /// Unless `length` is 0, the `length` bytes at `address` must be readable, and nobody may write to or free them
+    /// during `'a`.
+    pub unsafe fn from_address(address: u64, length: u32, fields: usize) -> Result<Self> {
+        if length == 0 {
+            return Self::try_new(&[], fields);
+        }
+        let start = usize::try_from(address).ok().filter(|start| *start != 0);
+        let start = start.ok_or_else(|| malformed(format!("a row of {length} bytes at address {address:#x}")))?;
+        // SAFETY: the caller's promise. The provenance is that of memory that was allocated outside of Rust.
+        let bytes = unsafe { std::slice::from_raw_parts(std::ptr::with_exposed_provenance(start), length as usize) };
+        Self::try_new(bytes, fields)
+    }
+
+    /// The slot of field `index`; none if it is null.
+    fn slot(&self, index: usize) -> Result<Option<Slot<'a>>> {
+        debug_assert!(index < self.fields);
+        if bit(self.bytes, index)? {
+            return Ok(None);
+        }
+        let at = (self.fields.div_ceil(64) + index) * WORD;
+        Ok(Some(Slot { container: self.bytes, at }))
+    }
+}
+
+/// One array, borrowed.
+#[derive(Debug, Clone, Copy)]
+struct UnsafeArray<'a> {
+    bytes: &'a [u8],
+    count: usize,
+}
+
+impl<'a> UnsafeArray<'a> {
+    /// An array in `bytes` with elements of `width` bytes. Errors if they do not fit.
+    fn try_new(bytes: &'a [u8], width: usize) -> Result<Self> {
+        let count = read_word(bytes, 0)?;
+        // Rejects negative counts too: they are huge when read unsigned.
+        let needed = usize::try_from(count).ok().and_then(|count| {
+            let elements = count.checked_mul(width)?;
+            Self::header(count).checked_add(elements)
+        });
+        match needed {
+            // No Java array is longer, and no offset of Arrow's counts further.
+            Some(needed) if needed <= bytes.len() && count <= i32::MAX as u64 => {
+                Ok(Self { bytes, count: count as usize })
+            }
+            _ => {
+                let length = bytes.len();
+                Err(malformed(format!("an array of {count} elements of {width} bytes has {length} bytes")))
+            }
+        }
+    }
+
+    /// Bytes before the first element of an array of `count` elements.
+    fn header(count: usize) -> usize {
+        count.div_ceil(64).saturating_mul(WORD).saturating_add(WORD)
+    }
+
+    fn slot(&self, index: usize, width: usize) -> Result<Option<Slot<'a>>> {
+        debug_assert!(index < self.count);
+        let nulls = self.bytes.get(WORD..).unwrap_or_default();
+        if bit(nulls, index)? {
+            return Ok(None);
+        }
+        Ok(Some(Slot { container: self.bytes, at: Self::header(self.count) + index * width }))
+    }
+}
+
+/// Where a value that is not null is: at byte `at` of a row or array.
+#[derive(Debug, Clone, Copy)]
+struct Slot<'a> {
+    container: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Slot<'a> {
+    fn fixed<const N: usize>(&self) -> Result<[u8; N]> {
+        let from = self.container.get(self.at..);
+        from.and_then(|bytes| bytes.first_chunk::<N>()).copied().ok_or_else(|| malformed("a slot ends too early"))
+    }
+
+    /// The bytes that offset and length in the slot lead to.
+    fn variable(&self) -> Result<&'a [u8]> {
+        let packed = u64::from_ne_bytes(self.fixed()?);
+        let (offset, length) = ((packed >> 32) as usize, packed as u32 as usize);
+        let bytes = offset.checked_add(length).and_then(|end| self.container.get(offset..end));
+        bytes.ok_or_else(|| {
+            let size = self.container.len();
+            malformed(format!("a value of {length} bytes at offset {offset} of a row or array of {size} bytes"))
+        })
+    }
+}
+
+fn bit(words: &[u8], index: usize) -> Result<bool> {
+    // Words are in the machine's order, their bits from the lowest up.
+    let word = read_word(words, index / 64 * WORD)?;
+    Ok((word >> (index % 64)) & 1 == 1)
+}
+
+fn read_word(bytes: &[u8], at: usize) -> Result<u64> {
+    let word = bytes.get(at..).and_then(|bytes| bytes.first_chunk::<WORD>());
+    word.map(|word| u64::from_ne_bytes(*word)).ok_or_else(|| malformed("a row or array ends too early"))
+}
+
+/// The unscaled value of a wide decimal: 1 to 16 bytes, big-endian, two's complement.
+fn wide_decimal(bytes: &[u8]) -> Result<i128> {
+    let Some(first) = bytes.first().filter(|_| bytes.len() <= 16) else {
+        return Err(malformed(format!("a decimal of {} bytes", bytes.len())));
+    };
+    let sign = if *first & 0x80 == 0 { 0 } else { 0xff };
+    let mut padded = [sign; 16];
+    padded[16 - bytes.len()..].copy_from_slice(bytes);
+    Ok(i128::from_be_bytes(padded))
+}
+
+fn malformed(detail: impl Into<String>) -> SparkError {
+    SparkError::MalformedRow(detail.into())
+}
+
+/// The slots of one column, row by row or element by element.
+trait Slots<'a> {
+    /// Number of values, nulls included.
+    fn count(&self) -> usize;
+
+    /// Calls `value` for each value in order, `None` for nulls.
+    fn each(&self, value: &mut impl FnMut(Option<Slot<'a>>) -> Result<()>) -> Result<()>;
+}
+
+/// Field `field` of many rows; the fields of a row that is null itself are null.
+struct RowSlots<'r, 'a> {
+    rows: &'r [Option<UnsafeRow<'a>>],
+    field: usize,
+}
+
+impl<'a> Slots<'a> for RowSlots<'_, 'a> {
+    fn count(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn each(&self, value: &mut impl FnMut(Option<Slot<'a>>) -> Result<()>) -> Result<()> {
+        for row in self.rows {
+            value(match row {
+                Some(row) => row.slot(self.field)?,
+                None => None,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// All elements of many arrays, one array after the other.
+struct ElementSlots<'r, 'a> {
+    arrays: &'r [UnsafeArray<'a>],
+    width: usize,
+}
+
+impl<'a> Slots<'a> for ElementSlots<'_, 'a> {
+    fn count(&self) -> usize {
+        self.arrays.iter().map(|array| array.count).sum()
+    }
+
+    fn each(&self, value: &mut impl FnMut(Option<Slot<'a>>) -> Result<()>) -> Result<()> {
+        for array in self.arrays {
+            for index in 0..array.count {
+                value(array.slot(index, self.width)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of an element of this type in an array.
+fn element_width(data_type: &DataType) -> usize {
+    match data_type {
+        DataType::Boolean | DataType::Int8 => 1,
+        DataType::Int16 => 2,
+        DataType::Int32 | DataType::Float32 | DataType::Date32 | DataType::Interval(IntervalUnit::YearMonth) => 4,
+        _ => WORD,
+    }
+}
+
+/// The schema of the batches that rows of `schema` become: as declared, but strings are binary, and everything may be
+/// null (Spark's word for the contrary cannot be trusted), except what Arrow demands of maps.
+///
+/// Errors for types that a row cannot hold or that are not Spark's, and for nesting deeper than [`MAX_DEPTH`].
+pub fn carrier_schema(schema: &Schema) -> Result<SchemaRef> {
+    let fields = schema.fields().iter().map(|field| carrier_field(field, true, 0)).collect::<Result<Fields>>()?;
+    Ok(Arc::new(Schema::new(fields)))
+}
+
+fn carrier_field(field: &FieldRef, nullable: bool, depth: usize) -> Result<FieldRef> {
+    Ok(Arc::new(Field::new(field.name(), carrier_type(field.data_type(), depth + 1)?, nullable)))
+}
+
+fn carrier_type(data_type: &DataType, depth: usize) -> Result<DataType> {
+    if depth > MAX_DEPTH {
+        return Err(SparkError::Unsupported(format!("a type nested more than {MAX_DEPTH} deep")));
+    }
+    Ok(match data_type {
+        DataType::Null
+        | DataType::Boolean
+        | DataType::Int8
+        | DataType::Int16
+        | DataType::Int32
+        | DataType::Int64
+        | DataType::Float32
+        | DataType::Float64
+        | DataType::Decimal128(_, _)
+        | DataType::Binary
+        | DataType::Date32
+        | DataType::Timestamp(TimeUnit::Microsecond, _)
+        | DataType::Time64(TimeUnit::Nanosecond)
+        | DataType::Duration(TimeUnit::Microsecond)
+        | DataType::Interval(IntervalUnit::YearMonth) => data_type.clone(),
+        DataType::Utf8 => DataType::Binary,
+        DataType::Struct(fields) => {
+            let fields = fields.iter().map(|field| carrier_field(field, true, depth));
+            DataType::Struct(fields.collect::<Result<Fields>>()?)
+        }
+        DataType::List(item) => DataType::List(carrier_field(item, true, depth)?),
+        DataType::Map(entries, sorted) => {
+            let (key, value) = entry_fields(entries)?;
+            let fields = Fields::from(vec![carrier_field(key, false, depth)?, carrier_field(value, true, depth)?]);
+            DataType::Map(Arc::new(Field::new(entries.name(), DataType::Struct(fields), false)), *sorted)
+        }
+        other => return Err(SparkError::Unsupported(format!("rows with type {other}"))),
+    })
+}
+
+fn entry_fields(entries: &Field) -> Result<(&FieldRef, &FieldRef)> {
+    match entries.data_type() {
+        DataType::Struct(fields) if fields.len() == 2 => Ok((&fields[0], &fields[1])),
+        other => Err(SparkError::Unsupported(format!("a map with entries of type {other}"))),
+    }
+}
+
+/// Turns rows into batches, again and again.
+#[derive(Debug)]
+pub struct RowConverter {
+    carrier: SchemaRef,
+    columns: Vec<Column>,
+}
+
+impl RowConverter {
+    /// A converter of rows of `schema`, Spark's declaration. Errors as [`carrier_schema`].
+    pub fn try_new(schema: &Schema) -> Result<Self> {
+        let carrier = carrier_schema(schema)?;
+        let columns = carrier.fields().iter().map(|field| Column::try_new(field.data_type())).collect::<Result<_>>()?;
+        Ok(Self { carrier, columns })
+    }
+
+    /// The schema of the batches.
+    pub fn carrier(&self) -> &SchemaRef {
+        &self.carrier
+    }
+
+    /// Number of top-level fields.
+    pub fn num_fields(&self) -> usize {
+        self.columns.len()
+    }
+
+    /// A batch of these rows. After an error the converter is as new.
+    ///
+    /// The rows together should stay well below 2 GiB, the limit of Arrow's offsets; beyond it is an error.
+    pub fn convert(&mut self, rows: &[UnsafeRow<'_>]) -> Result<RecordBatch> {
+        if let Some(row) = rows.iter().find(|row| row.fields != self.columns.len()) {
+            let (got, expected) = (row.fields, self.columns.len());
+            return Err(SparkError::Invalid(format!("a row of {got} fields for a schema of {expected}")));
+        }
+        let arrays = match self.fill(rows) {
+            Ok(arrays) => arrays,
+            Err(error) => {
+                self.reset()?;
+                return Err(error);
+            }
+        };
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
+        RecordBatch::try_new_with_options(Arc::clone(&self.carrier), arrays, &options).context("make a batch of rows")
+    }
+
+    fn fill(&mut self, rows: &[UnsafeRow<'_>]) -> Result<Vec<ArrayRef>> {
+        let rows: Vec<Option<UnsafeRow<'_>>> = rows.iter().copied().map(Some).collect();
+        let columns = self.columns.iter_mut().enumerate();
+        columns
+            .map(|(field, column)| {
+                column.append(&RowSlots { rows: &rows, field })?;
+                column.finish()
+            })
+            .collect()
+    }
+
+    fn reset(&mut self) -> Result<()> {
+        for (column, field) in self.columns.iter_mut().zip(self.carrier.fields()) {
+            *column = Column::try_new(field.data_type())?;
+        }
+        Ok(())
+    }
+}
+
+/// A column that is being filled.
+#[derive(Debug)]
+struct Column {
+    data_type: DataType,
+    nulls: NullBufferBuilder,
+    values: Values,
+}
+
+/// The values of a column, by what has to be done to append one. Types of one width share a variant.
+#[derive(Debug)]
+enum Values {
+    Null(usize),
+    Boolean(BooleanBufferBuilder),
+    Bits8(Vec<u8>),
+    Bits16(Vec<u16>),
+    Bits32(Vec<u32>),
+    Bits64(Vec<u64>),
+    NarrowDecimal(Vec<i128>),
+    WideDecimal(Vec<i128>),
+    Bytes { offsets: Vec<i32>, bytes: Vec<u8> },
+    Struct(Vec<Column>),
+    List { offsets: Vec<i32>, items: Box<Column> },
+    Map { offsets: Vec<i32>, keys: Box<Column>, values: Box<Column> },
+}
+
+impl Column {
+    /// An empty column of a type of a carrier schema.
+    fn try_new(data_type: &DataType) -> Result<Self> {
+        let values = match data_type {
+            DataType::Null => Values::Null(0),
+            DataType::Boolean => Values::Boolean(BooleanBufferBuilder::new(0)),
+            DataType::Int8 => Values::Bits8(Vec::new()),
+            DataType::Int16 => Values::Bits16(Vec::new()),
+            DataType::Int32 | DataType::Float32 | DataType::Date32 | DataType::Interval(IntervalUnit::YearMonth) => {
+                Values::Bits32(Vec::new())
+            }
+            DataType::Int64
+            | DataType::Float64
+            | DataType::Timestamp(TimeUnit::Microsecond, _)
+            | DataType::Time64(TimeUnit::Nanosecond)
+            | DataType::Duration(TimeUnit::Microsecond) => Values::Bits64(Vec::new()),
+            DataType::Decimal128(precision, _) if *precision <= MAX_LONG_DIGITS => Values::NarrowDecimal(Vec::new()),
+            DataType::Decimal128(_, _) => Values::WideDecimal(Vec::new()),
+            DataType::Binary => Values::Bytes { offsets: vec![0], bytes: Vec::new() },
+            DataType::Struct(fields) => {
+                let columns = fields.iter().map(|field| Self::try_new(field.data_type()));
+                Values::Struct(columns.collect::<Result<_>>()?)
+            }
+            DataType::List(item) => {
+                Values::List { offsets: vec![0], items: Box::new(Self::try_new(item.data_type())?) }
+            }
+            DataType::Map(entries, _) => {
+                let (key, value) = entry_fields(entries)?;
+                let keys = Box::new(Self::try_new(key.data_type())?);
+                Values::Map { offsets: vec![0], keys, values: Box::new(Self::try_new(value.data_type())?) }
+            }
+            other => return Err(SparkError::Unsupported(format!("rows with type {other}"))),
+        };
+        Ok(Self { data_type: data_type.clone(), nulls: NullBufferBuilder::new(0), values })
+    }
+
+    /// Appends the values of `slots`.
+    fn append<'a>(&mut self, slots: &impl Slots<'a>) -> Result<()> {
+        let nulls = &mut self.nulls;
+        match &mut self.values {
+            Values::Null(count) => {
+                *count += slots.count();
+                Ok(())
+            }
+            Values::Boolean(values) => {
+                values.reserve(slots.count());
+                slots.each(&mut |slot| {
+                    nulls.append(slot.is_some());
+                    values.append(match slot {
+                        Some(slot) => slot.fixed::<1>()? != [0],
+                        None => false,
+                    });
+                    Ok(())
+                })
+            }
+            Values::Bits8(values) => append_fixed(slots, nulls, values, u8::from_ne_bytes),
+            Values::Bits16(values) => append_fixed(slots, nulls, values, u16::from_ne_bytes),
+            Values::Bits32(values) => append_fixed(slots, nulls, values, u32::from_ne_bytes),
+            Values::Bits64(values) => append_fixed(slots, nulls, values, u64::from_ne_bytes),
+            Values::NarrowDecimal(values) => {
+                append_fixed(slots, nulls, values, |bytes: [u8; 8]| i128::from(i64::from_ne_bytes(bytes)))
+            }
+            Values::WideDecimal(values) => {
+                values.reserve(slots.count());
+                slots.each(&mut |slot| {
+                    nulls.append(slot.is_some());
+                    values.push(match slot {
+                        Some(slot) => wide_decimal(slot.variable()?)?,
+                        None => 0,
+                    });
+                    Ok(())
+                })
+            }
+            Values::Bytes { offsets, bytes } => {
+                offsets.reserve(slots.count());
+                slots.each(&mut |slot| {
+                    nulls.append(slot.is_some());
+                    if let Some(slot) = slot {
+                        bytes.extend_from_slice(slot.variable()?);
+                    }
+                    offsets.push(offset(bytes.len())?);
+                    Ok(())
+                })
+            }
+            Values::Struct(columns) => {
+                let width = columns.len();
+                let mut rows: Vec<Option<UnsafeRow<'a>>> = Vec::with_capacity(slots.count());
+                slots.each(&mut |slot| {
+                    nulls.append(slot.is_some());
+                    rows.push(match slot {
+                        Some(slot) => Some(UnsafeRow::try_new(slot.variable()?, width)?),
+                        None => None,
+                    });
+                    Ok(())
+                })?;
+                for (field, column) in columns.iter_mut().enumerate() {
+                    column.append(&RowSlots { rows: &rows, field })?;
+                }
+                Ok(())
+            }
+            Values::List { offsets, items } => {
+                let width = element_width(&items.data_type);
+                let mut arrays: Vec<UnsafeArray<'a>> = Vec::with_capacity(slots.count());
+                offsets.reserve(slots.count());
+                slots.each(&mut |slot| {
+                    nulls.append(slot.is_some());
+                    let mut end = last(offsets);
+                    if let Some(slot) = slot {
+                        let array = UnsafeArray::try_new(slot.variable()?, width)?;
+                        end += array.count;
+                        arrays.push(array);
+                    }
+                    offsets.push(offset(end)?);
+                    Ok(())
+                })?;
+                items.append(&ElementSlots { arrays: &arrays, width })
+            }
+            Values::Map { offsets, keys, values } => {
+                let (key_width, value_width) = (element_width(&keys.data_type), element_width(&values.data_type));
+                let mut key_arrays: Vec<UnsafeArray<'a>> = Vec::with_capacity(slots.count());
+                let mut value_arrays: Vec<UnsafeArray<'a>> = Vec::with_capacity(slots.count());
+                offsets.reserve(slots.count());
+                slots.each(&mut |slot| {
+                    nulls.append(slot.is_some());
+                    let mut end = last(offsets);
+                    if let Some(slot) = slot {
+                        let (key_bytes, value_bytes) = split_map(slot.variable()?)?;
+                        let key_array = UnsafeArray::try_new(key_bytes, key_width)?;
+                        let value_array = UnsafeArray::try_new(value_bytes, value_width)?;
+                        if key_array.count != value_array.count {
+                            let (keys, values) = (key_array.count, value_array.count);
+                            return Err(malformed(format!("a map of {keys} keys and {values} values")));
+                        }
+                        end += key_array.count;
+                        key_arrays.push(key_array);
+                        value_arrays.push(value_array);
+                    }
+                    offsets.push(offset(end)?);
+                    Ok(())
+                })?;
+                keys.append(&ElementSlots { arrays: &key_arrays, width: key_width })?;
+                values.append(&ElementSlots { arrays: &value_arrays, width: value_width })
+            }
+        }
+    }
+
+    /// The column as an array; an empty one remains.
+    fn finish(&mut self) -> Result<ArrayRef> {
+        const ACTION: &str = "make a column of rows";
+        let length = self.nulls.len();
+        let nulls = self.nulls.finish();
+        let data_type = &self.data_type;
+        Ok(match &mut self.values {
+            Values::Null(count) => Arc::new(NullArray::new(std::mem::take(count))),
+            Values::Boolean(values) => Arc::new(BooleanArray::new(values.finish(), nulls)),
+            Values::Bits8(values) => fixed_array(data_type, values, nulls)?,
+            Values::Bits16(values) => fixed_array(data_type, values, nulls)?,
+            Values::Bits32(values) => fixed_array(data_type, values, nulls)?,
+            Values::Bits64(values) => fixed_array(data_type, values, nulls)?,
+            Values::NarrowDecimal(values) | Values::WideDecimal(values) => fixed_array(data_type, values, nulls)?,
+            Values::Bytes { offsets, bytes } => {
+                let bytes = Buffer::from_vec(std::mem::take(bytes));
+                Arc::new(BinaryArray::try_new(take_offsets(offsets), bytes, nulls).context(ACTION)?)
+            }
+            Values::Struct(columns) => {
+                let DataType::Struct(fields) = data_type else { return Err(changed(data_type)) };
+                let arrays = columns.iter_mut().map(Self::finish).collect::<Result<_>>()?;
+                let fields = fields.clone();
+                Arc::new(StructArray::try_new_with_length(fields, arrays, nulls, length).context(ACTION)?)
+            }
+            Values::List { offsets, items } => {
+                let DataType::List(item) = data_type else { return Err(changed(data_type)) };
+                let items = items.finish()?;
+                Arc::new(ListArray::try_new(Arc::clone(item), take_offsets(offsets), items, nulls).context(ACTION)?)
+            }
+            Values::Map { offsets, keys, values } => {
+                let DataType::Map(entries, sorted) = data_type else { return Err(changed(data_type)) };
+                let DataType::Struct(fields) = entries.data_type() else { return Err(changed(data_type)) };
+                let arrays = vec![keys.finish()?, values.finish()?];
+                let pairs = StructArray::try_new(fields.clone(), arrays, None).context(ACTION)?;
+                let offsets = take_offsets(offsets);
+                Arc::new(MapArray::try_new(Arc::clone(entries), offsets, pairs, nulls, *sorted).context(ACTION)?)
+            }
+        })
+    }
+}
+
+fn append_fixed<'a, T: Default, const N: usize>(
+    slots: &impl Slots<'a>,
+    nulls: &mut NullBufferBuilder,
+    values: &mut Vec<T>,
+    read: impl Fn([u8; N]) -> T,
+) -> Result<()> {
+    values.reserve(slots.count());
+    slots.each(&mut |slot| {
+        nulls.append(slot.is_some());
+        values.push(match slot {
+            Some(slot) => read(slot.fixed::<N>()?),
+            None => T::default(),
+        });
+        Ok(())
+    })
+}
+
+fn fixed_array<T: ArrowNativeType>(
+    data_type: &DataType,
+    values: &mut Vec<T>,
+    nulls: Option<NullBuffer>,
+) -> Result<ArrayRef> {
+    let values = std::mem::take(values);
+    let data = ArrayData::builder(data_type.clone())
+        .len(values.len())
+        .add_buffer(Buffer::from_vec(values))
+        .nulls(nulls)
+        .build();
+    Ok(make_array(data.context("make a column of rows")?))
+}
+
+/// A map's keys and values, each an array.
+fn split_map(bytes: &[u8]) -> Result<(&[u8], &[u8])> {
+    let key_bytes = usize::try_from(read_word(bytes, 0)?).ok();
+    let arrays = bytes.get(WORD..).unwrap_or_default();
+    let split = key_bytes.and_then(|key_bytes| arrays.split_at_checked(key_bytes));
+    split.ok_or_else(|| malformed(format!("the keys of a map of {} bytes do not fit", bytes.len())))
+}
+
+fn last(offsets: &[i32]) -> usize {
+    // Offsets start with 0 and never fall.
+    offsets.last().map_or(0, |offset| *offset as usize)
+}
+
+fn offset(position: usize) -> Result<i32> {
+    i32::try_from(position).map_err(|_| malformed("the rows of a batch have more than 2 GiB in one column"))
+}
+
+fn take_offsets(offsets: &mut Vec<i32>) -> OffsetBuffer<i32> {
+    // Starts with 0 and never falls, as `OffsetBuffer` demands.
+    OffsetBuffer::new(ScalarBuffer::from(std::mem::replace(offsets, vec![0])))
+}
+
+fn changed(data_type: &DataType) -> SparkError {
+    SparkError::Invalid(format!("a column of type {data_type} is filled as another"))
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{Array, AsArray};
+    use arrow::datatypes::{Decimal128Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type};
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::testing::{Value, every_type, every_value, row};
+
+    fn schema_of(types: &[DataType]) -> Schema {
+        let fields = types.iter().enumerate();
+        Schema::new(
+            fields.map(|(i, data_type)| Field::new(format!("c{i}"), data_type.clone(), true)).collect::<Fields>(),
+        )
+    }
+
+    fn convert(schema: &Schema, rows: &[Vec<u8>]) -> Result<RecordBatch> {
+        let mut converter = RowConverter::try_new(schema)?;
+        let fields = converter.num_fields();
+        let rows = rows.iter().map(|row| UnsafeRow::try_new(row, fields)).collect::<Result<Vec<_>>>()?;
+        converter.convert(&rows)
+    }
+
+    fn one(data_type: DataType, values: Vec<Value>) -> ArrayRef {
+        let rows: Vec<Vec<u8>> = values.into_iter().map(|value| row(&[value])).collect();
+        Arc::clone(convert(&schema_of(&[data_type]), &rows).unwrap().column(0))
+    }
+
+    #[test]
+    fn fixed_widths_are_read_from_their_slots() {
+        let bools = one(DataType::Boolean, vec![Value::Bool(true), Value::Null, Value::Bool(false)]);
+        assert_eq!(bools.as_boolean().iter().collect::<Vec<_>>(), [Some(true), None, Some(false)]);
+        let bytes = one(DataType::Int8, vec![Value::Int8(-1), Value::Null, Value::Int8(127)]);
+        assert_eq!(bytes.as_primitive::<Int8Type>().iter().collect::<Vec<_>>(), [Some(-1), None, Some(127)]);
+        let shorts = one(DataType::Int16, vec![Value::Int16(i16::MIN)]);
+        assert_eq!(shorts.as_primitive::<Int16Type>().value(0), i16::MIN);
+        let ints = one(DataType::Int32, vec![Value::Int32(-7), Value::Null]);
+        assert_eq!(ints.as_primitive::<Int32Type>().iter().collect::<Vec<_>>(), [Some(-7), None]);
+        let doubles = one(DataType::Float64, vec![Value::Int64((-0.0f64).to_bits() as i64)]);
+        assert!(doubles.as_primitive::<Float64Type>().value(0).is_sign_negative());
+        let zoned = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        assert_eq!(one(zoned.clone(), vec![Value::Int64(5)]).data_type(), &zoned);
+    }
+
+    #[test]
+    fn decimals_of_both_widths() {
+        let narrow = one(DataType::Decimal128(18, 2), vec![Value::Int64(-12_345), Value::Null]);
+        assert_eq!(narrow.as_primitive::<Decimal128Type>().iter().collect::<Vec<_>>(), [Some(-12_345), None]);
+        let values = [0, 1, -1, 127, 128, -128, -129, 10i128.pow(37), -(10i128.pow(38) - 1), i128::MIN];
+        let wide = one(DataType::Decimal128(38, 10), values.iter().map(|value| Value::Wide(*value)).collect());
+        assert_eq!(wide.as_primitive::<Decimal128Type>().values(), &values);
+        for bad in [vec![], vec![0; 17]] {
+            let rows = [row(&[Value::Bytes(bad)])];
+            let error = convert(&schema_of(&[DataType::Decimal128(38, 10)]), &rows).unwrap_err();
+            assert!(matches!(error, SparkError::MalformedRow(_)), "{error}");
+        }
+    }
+
+    #[test]
+    fn strings_keep_bytes_that_are_no_utf8() {
+        let texts: Vec<&[u8]> = vec![b"", b"a", b"12345678", b"\xff\xfe\x80", "天地".as_bytes()];
+        let column = one(DataType::Utf8, texts.iter().map(|text| Value::Bytes(text.to_vec())).collect());
+        assert_eq!(column.as_binary::<i32>().iter().flatten().collect::<Vec<_>>(), texts);
+    }
+
+    #[test]
+    fn nested_columns() {
+        let item = Arc::new(Field::new("element", DataType::Int16, true));
+        let list = one(
+            DataType::List(item),
+            vec![
+                Value::List(2, vec![Value::Int16(1), Value::Null, Value::Int16(3)]),
+                Value::Null,
+                Value::List(2, vec![]),
+                Value::List(2, (0..130).map(Value::Int16).collect()),
+            ],
+        );
+        let list = list.as_list::<i32>();
+        assert_eq!(list.value_offsets(), [0, 3, 3, 3, 133]);
+        assert!(list.is_null(1) && list.is_valid(2));
+        assert_eq!(list.value(0).as_primitive::<Int16Type>().iter().collect::<Vec<_>>(), [Some(1), None, Some(3)]);
+        assert_eq!(list.value(3).as_primitive::<Int16Type>().value(129), 129);
+
+        let entries =
+            Fields::from(vec![Field::new("key", DataType::Utf8, false), Field::new("value", DataType::Int64, true)]);
+        let entries = Arc::new(Field::new("entries", DataType::Struct(entries), false));
+        let map = one(
+            DataType::Map(entries, false),
+            vec![
+                Value::Map(
+                    Box::new(Value::List(8, vec![Value::Bytes(b"k".to_vec()), Value::Bytes(b"long key".to_vec())])),
+                    Box::new(Value::List(8, vec![Value::Int64(4), Value::Null])),
+                ),
+                Value::Null,
+            ],
+        );
+        let map = map.as_map();
+        assert_eq!(map.value_offsets(), [0, 2, 2]);
+        assert_eq!(map.keys().as_binary::<i32>().value(1), b"long key");
+        assert_eq!(map.values().as_primitive::<Int64Type>().iter().collect::<Vec<_>>(), [Some(4), None]);
+
+        let fields = Fields::from(vec![
+            Field::new("a", DataType::Int32, false),
+            Field::new("b", DataType::Struct(vec![Field::new("c", DataType::Utf8, true)].into()), true),
+        ]);
+        let inner = |text: &[u8]| Value::Struct(vec![Value::Bytes(text.to_vec())]);
+        let nested = one(
+            DataType::Struct(fields),
+            vec![
+                Value::Struct(vec![Value::Int32(1), inner(b"x")]),
+                Value::Null,
+                Value::Struct(vec![Value::Int32(2), Value::Null]),
+            ],
+        );
+        let nested = nested.as_struct();
+        assert!(nested.is_null(1));
+        assert_eq!(nested.column(0).as_primitive::<Int32Type>().iter().collect::<Vec<_>>(), [Some(1), None, Some(2)]);
+        assert!(nested.column(1).as_struct().is_null(2));
+        assert_eq!(nested.column(1).as_struct().column(0).as_binary::<i32>().value(0), b"x");
+    }
+
+    #[test]
+    fn rows_of_a_hundred_fields_have_two_words_of_null_bits() {
+        let types = vec![DataType::Int64; 100];
+        let values: Vec<Value> = (0..100).map(|i| if i % 3 == 0 { Value::Null } else { Value::Int64(i) }).collect();
+        let batch = convert(&schema_of(&types), &[row(&values)]).unwrap();
+        for (i, column) in batch.columns().iter().enumerate() {
+            assert_eq!(column.is_null(0), i % 3 == 0, "field {i}");
+            assert!(column.is_null(0) || column.as_primitive::<Int64Type>().value(0) == i as i64);
+        }
+    }
+
+    #[test]
+    fn rows_without_fields_and_batches_without_rows() {
+        let batch = convert(&Schema::empty(), &[vec![], vec![], vec![]]).unwrap();
+        assert_eq!((batch.num_rows(), batch.num_columns()), (3, 0));
+        let batch = convert(&schema_of(&every_type()), &[]).unwrap();
+        assert_eq!(batch.num_rows(), 0);
+    }
+
+    #[test]
+    fn a_converter_is_as_new_after_each_batch_and_each_error() {
+        let schema = schema_of(&every_type());
+        let fields = schema.fields().len();
+        let mut converter = RowConverter::try_new(&schema).unwrap();
+        let good = row(&every_value(1));
+        let first = converter.convert(&[UnsafeRow::try_new(&good, fields).unwrap()]).unwrap();
+        let cut = &good[..good.len() - 8];
+        let both = [UnsafeRow::try_new(&good, fields).unwrap(), UnsafeRow::try_new(cut, fields).unwrap()];
+        assert!(matches!(converter.convert(&both), Err(SparkError::MalformedRow(_))));
+        let again = converter.convert(&[UnsafeRow::try_new(&good, fields).unwrap()]).unwrap();
+        assert_eq!(first, again);
+    }
+
+    #[test]
+    fn a_row_cut_anywhere_is_an_error() {
+        let schema = schema_of(&every_type());
+        let whole = row(&every_value(7));
+        convert(&schema, std::slice::from_ref(&whole)).unwrap();
+        for length in 0..whole.len() {
+            let error = convert(&schema, &[whole[..length].to_vec()]).unwrap_err();
+            assert!(matches!(error, SparkError::MalformedRow(_)), "{length} bytes: {error}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_read_and_null_refused() {
+        let bytes = row(&[Value::Int64(3)]);
+        let address = bytes.as_ptr().expose_provenance() as u64;
+        // SAFETY: `bytes` outlives the row.
+        let read = unsafe { UnsafeRow::from_address(address, bytes.len() as u32, 1) }.unwrap();
+        let mut converter = RowConverter::try_new(&schema_of(&[DataType::Int64])).unwrap();
+        assert_eq!(converter.convert(&[read]).unwrap().column(0).as_primitive::<Int64Type>().value(0), 3);
+        // SAFETY: address 0 is refused, and no byte of an empty row is read.
+        unsafe {
+            assert!(UnsafeRow::from_address(0, 16, 1).is_err());
+            assert!(UnsafeRow::from_address(0, 0, 0).is_ok());
+        }
+    }
+
+    #[test]
+    fn types_that_are_not_sparks_are_refused() {
+        for data_type in [DataType::UInt32, DataType::Timestamp(TimeUnit::Second, None), DataType::LargeUtf8] {
+            assert!(matches!(carrier_schema(&schema_of(&[data_type])), Err(SparkError::Unsupported(_))));
+        }
+        let mut deep = DataType::Int32;
+        for _ in 0..100 {
+            deep = DataType::List(Arc::new(Field::new("element", deep, true)));
+        }
+        assert!(matches!(carrier_schema(&schema_of(&[deep])), Err(SparkError::Unsupported(_))));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 4 } else { 512 }, failure_persistence: None, ..ProptestConfig::default() })]
+
+        /// Under Miri this is the proof that no byte outside the row is touched.
+        #[test]
+        fn whatever_the_bytes_are_reading_ends_well(changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..8)) {
+            let mut bytes = row(&every_value(3));
+            for (index, byte) in changes {
+                let at = index.index(bytes.len());
+                bytes[at] = byte;
+            }
+            let _ = convert(&schema_of(&every_type()), &[bytes]);
+        }
+
+        #[test]
+        fn so_it_does_on_random_bytes(bytes in prop::collection::vec(any::<u8>(), 0..1024)) {
+            let _ = convert(&schema_of(&every_type()), &[bytes]);
+        }
+    }
+}

@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+package org.apache.comet;
+
+/** What a running native plan may ask of its Spark task. Called on the task's thread. */
+public interface NativeTask {
+  /** Asked between batches. */
+  boolean isKilled();
+
+  /**
+   * The exception an input stream threw, to be rethrown as the same object, or null. The C stream interface itself carries
+   * only an error number and a text.
+   */
+  Throwable takeFailure();
+}

@@ -1,0 +1,35 @@
+// SPDX-License-Identifier: Apache-2.0
+package org.apache.spark.sql.comet.execution.shuffle;
+
+import java.io.IOException;
+
+/** The rows of one partition, for {@link CometBypassMergeSortShuffleWriter}; a block for every full batch of rows. */
+public final class CometDiskBlockWriter extends SpillWriter {
+  private final int partition;
+  private final long spillRows;
+
+  CometDiskBlockWriter(ShuffleWriteContext context, int partition) {
+    super(context, partition, 1);
+    this.partition = partition;
+    this.spillRows = Math.min(context.settings().spillThreshold(), context.settings().batchSize());
+  }
+
+  /** False if there is no memory for the row. */
+  boolean tryInsertRow(Object base, long offset, int length) throws IOException {
+    if (!tryInsert(base, offset, length, partition)) {
+      return false;
+    }
+    if (bufferedRows() >= spillRows) {
+      doSpilling(true);
+    }
+    return true;
+  }
+
+  long spillNow() throws IOException {
+    return doSpilling(false);
+  }
+
+  long memoryBytes() {
+    return bufferedBytes();
+  }
+}

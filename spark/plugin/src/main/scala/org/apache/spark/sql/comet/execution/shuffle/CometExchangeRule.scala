@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+package org.apache.spark.sql.comet.execution.shuffle
+
+import org.apache.comet.{CometConf, ConfKey}
+
+import org.apache.spark.sql.SparkSession
+import org.apache.spark.sql.catalyst.rules.Rule
+import org.apache.spark.sql.catalyst.trees.TreeNodeTag
+import org.apache.spark.sql.comet.execution.arrow.CometArrowSchema
+import org.apache.spark.sql.execution.SparkPlan
+import org.apache.spark.sql.execution.exchange.ShuffleExchangeExec
+
+/** Replaces Spark's shuffle exchanges. Runs several times over a plan: once converted, a node is not met again, and a refusal is
+  * remembered on the node, so that adaptive re-planning cannot change one side of a join.
+  */
+case class CometExchangeRule(session: SparkSession) extends Rule[SparkPlan] {
+  override def apply(plan: SparkPlan): SparkPlan =
+    if (!on(CometConf.Enabled) || !on(CometConf.ShuffleEnabled)) plan
+    else
+      plan.transformUp {
+        case exchange: ShuffleExchangeExec if exchange.getTagValue(CometExchangeRule.StaysSpark).isEmpty =>
+          refusal(exchange) match {
+            case None => CometColumnarExchange.of(exchange)
+            case Some(why) =>
+              logDebug(s"exchange stays Spark's: $why")
+              exchange.setTagValue(CometExchangeRule.StaysSpark, why)
+              exchange
+          }
+      }
+
+  private def refusal(exchange: ShuffleExchangeExec): Option[String] =
+    if (CometConf.ShuffleMode.get(setting) == "native") Some("the mode is native, and the child is not")
+    else if (!on(CometConf.FromSparkPlan)) Some(s"${CometConf.FromSparkPlan.key} is off")
+    else CometArrowSchema.refusal(exchange.child.schema)
+
+  private def on(key: ConfKey[Boolean]): Boolean = key.get(setting)
+
+  private def setting(name: String): Option[String] = Option(conf.getConfString(name, null))
+}
+
+object CometExchangeRule {
+  /** Why this exchange was left alone; shown by extended explain. */
+  val StaysSpark: TreeNodeTag[String] = TreeNodeTag[String]("comet.exchange.stays.spark")
+}

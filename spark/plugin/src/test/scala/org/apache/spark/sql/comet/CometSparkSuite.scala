@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+package org.apache.spark.sql.comet
+
+import java.nio.file.{Files, Path}
+
+import org.apache.comet.CometArrowAllocator
+
+import org.apache.spark.SparkConf
+import org.apache.spark.scheduler.{SparkListener, SparkListenerTaskEnd}
+import org.apache.spark.sql.{DataFrame, Row, SparkSession}
+import org.apache.spark.sql.comet.execution.shuffle.CometColumnarExchange
+import org.apache.spark.sql.execution.{ColumnarToRowExec, FormattedMode}
+import org.apache.spark.sql.execution.adaptive.AdaptiveSparkPlanHelper
+import org.apache.spark.sql.execution.exchange.ReusedExchangeExec
+import org.apache.spark.sql.functions._
+import org.scalatest.funsuite.AnyFunSuite
+
+/** Real queries in a local application; needs the native library on `java.library.path`. */
+class CometSparkSuite extends AnyFunSuite with AdaptiveSparkPlanHelper {
+  private val library =
+    sys.props("java.library.path").split(':').exists(folder => Files.exists(Path.of(folder, "libballista_spark.so")))
+
+  private def withSpark(settings: (String, String)*)(body: SparkSession => Unit): Unit = {
+    assume(library, "the native library is not built")
+    val conf = new SparkConf(false)
+      .setMaster("local[2]")
+      .setAppName("test")
+      .set("spark.ui.enabled", "false")
+      .set("spark.plugins", "org.apache.spark.CometPlugin")
+      .set("spark.shuffle.manager", "org.apache.spark.sql.comet.execution.shuffle.CometShuffleManager")
+      .set("spark.memory.offHeap.enabled", "true")
+      .set("spark.memory.offHeap.size", "256m")
+      .set("spark.sql.shuffle.partitions", "5")
+      .set("spark.sql.warehouse.dir", Files.createTempDirectory("warehouse").toString)
+      .setAll(settings)
+    val spark = SparkSession.builder().config(conf).getOrCreate()
+    try body(spark)
+    finally {
+      spark.stop()
+      assert(CometArrowAllocator.allocated == 0)
+    }
+  }
+
+  private def exchanges(frame: DataFrame): Seq[CometColumnarExchange] =
+    collect(frame.queryExecution.executedPlan) { case exchange: CometColumnarExchange => exchange }
+
+  private def operators(frame: DataFrame): Seq[CometNativeExec] =
+    collect(frame.queryExecution.executedPlan) { case native: CometNativeExec => native }
+
+  /** The same query without us; its rows in any order. */
+  private def sameAsSpark(spark: SparkSession, query: SparkSession => DataFrame): DataFrame = {
+    spark.conf.set("spark.comet.enabled", "false")
+    val expected = query(spark).collect()
+    spark.conf.set("spark.comet.enabled", "true")
+    val frame = query(spark)
+    val found = frame.collect()
+    assert(found.map(_.toString).sorted.sameElements(expected.map(_.toString).sorted))
+    frame
+  }
+
+  private def numbers(spark: SparkSession, rows: Long): DataFrame =
+    spark.range(0, rows, 1, 4).select(
+      col("id"), (col("id") % 97).as("k"), concat(lit("row "), col("id")).as("s"), (col("id") / 7).cast("decimal(30,5)").as("d"))
+
+  test("a refused page becomes a spill, and no row is lost, in both writers, beside the task or not") {
+    for {
+      partitions <- Seq("20", "150")
+      async <- Seq("false", "true")
+    } withSpark(
+      "spark.memory.offHeap.size" -> "8m",
+      "spark.buffer.pageSize" -> "1m",
+      "spark.sql.shuffle.partitions" -> partitions,
+      "spark.comet.shuffle.jvm.async.enabled" -> async,
+      "spark.sql.adaptive.enabled" -> "false") { spark =>
+      var spilled = 0L
+      spark.sparkContext.addSparkListener(new SparkListener {
+        override def onTaskEnd(end: SparkListenerTaskEnd): Unit = spilled += end.taskMetrics.diskBytesSpilled
+      })
+      val frame = sameAsSpark(spark, s => numbers(s, 200000).repartition(col("k")).select(col("id"), col("s"), col("d"), spark_partition_id()))
+      assert(exchanges(frame).nonEmpty)
+      assert(exchanges(frame).map(_.metrics("spills").value).sum > 0)
+      spark.sparkContext.listenerBus.waitUntilEmpty()
+      assert(spilled > 0)
+    }
+  }
+
+  test("a row that no memory is enough for is an error, not a loop") {
+    withSpark("spark.memory.offHeap.size" -> "8m", "spark.buffer.pageSize" -> "1m", "spark.task.maxFailures" -> "1") { spark =>
+      val frame = spark.range(0, 100, 1, 1).select(when(col("id") === 50, lit("x" * (16 << 20))).otherwise(lit("y")).as("s"))
+      val thrown = intercept[Exception](frame.repartition(3).collect())
+      assert(Iterator.iterate[Throwable](thrown)(_.getCause).takeWhile(_ != null).exists(_.toString.contains("UNABLE_TO_ACQUIRE_MEMORY")))
+    }
+  }
+
+  test("an exchange that is used twice shuffles once") {
+    withSpark("spark.sql.adaptive.enabled" -> "false", "spark.sql.autoBroadcastJoinThreshold" -> "-1") { spark =>
+      def query(s: SparkSession): DataFrame = {
+        val counts = numbers(s, 1000).groupBy("k").agg(count("*").as("n"))
+        counts.as("a").join(counts.as("b"), col("a.k") === col("b.k")).select(col("a.k"), col("a.n"), col("b.n"))
+      }
+      val frame = sameAsSpark(spark, query)
+      val plan = frame.queryExecution.executedPlan
+      assert(exchanges(frame).length == 1)
+      assert(plan.collect { case reused: ReusedExchangeExec => reused }.length == 1)
+    }
+  }
+
+  test("filters and projections that follow each other are one native plan, over rows, parquet and our own exchange") {
+    withSpark("spark.comet.exec.enabled" -> "true", "spark.sql.adaptive.enabled" -> "false") { spark =>
+      val path = Files.createTempDirectory("native").resolve("numbers.parquet").toString
+      numbers(spark, 50000).write.parquet(path)
+      val queries = Seq[SparkSession => DataFrame](
+        s => s.read.parquet(path).where("k = 5 and s > 'row 3' and id is not null").select("s", "d"),
+        s => s.read.parquet(path).repartition(3, col("id")).where("not (k <= 90) or d = 3.00000").select("d", "k"),
+        s => s.range(0, 30000, 1, 4).where(col("id") > 300L).toDF(),
+        s => s.read.parquet(path).repartition(3).where("k = -1").select("s", "k"),
+        s => s.read.parquet(path).where("k < 50").select().agg(count("*")))
+      for (query <- queries) {
+        val frame = sameAsSpark(spark, query)
+        assert(operators(frame).nonEmpty, frame.queryExecution.executedPlan)
+        // Nothing between an operator and its input but what the input itself needs.
+        operators(frame).foreach(o => assert(!o.child.isInstanceOf[ColumnarToRowExec]))
+      }
+      val frame = sameAsSpark(spark, queries.head)
+      assert(frame.queryExecution.explainString(FormattedMode).contains("CometFilter"))
+      val filter = operators(frame).collectFirst { case f: CometFilterExec => f }.get
+      assert(filter.metrics("numOutputRows").value == frame.count())
+      assert(filter.metrics("computeTime").value > 0)
+    }
+  }
+
+  test("an exception of the input comes out of a native plan as it is, and leaves no memory behind") {
+    withSpark("spark.comet.exec.enabled" -> "true") { spark =>
+      val failing = udf((n: Long) => if (n == 700) throw new IllegalArgumentException("seven hundred") else n)
+      val frame = spark.range(0, 1000, 1, 1).select(failing(col("id")).as("x")).localCheckpoint(eager = false).where("x > 3")
+      val thrown = intercept[Exception](frame.collect())
+      val causes = Iterator.iterate[Throwable](thrown)(_.getCause).takeWhile(_ != null).toSeq
+      assert(causes.exists(c => c.isInstanceOf[IllegalArgumentException] && c.getMessage == "seven hundred"), causes)
+      assert(operators(frame).nonEmpty)
+      assert(CometArrowAllocator.allocated == 0)
+    }
+  }
+
+  test("a limit above ends plan and shuffle early, and leaves no memory behind") {
+    withSpark("spark.comet.exec.enabled" -> "true") { spark =>
+      val frame = numbers(spark, 300000).repartition(4, col("k")).where("k > 1").select("id", "s").limit(7)
+      assert(frame.collect().length == 7)
+      assert(CometArrowAllocator.allocated == 0)
+    }
+  }
+
+  test("rows without columns and exchanges without rows keep their counts") {
+    withSpark() { spark =>
+      assert(numbers(spark, 1000).select().repartition(7).count() == 1000)
+      assert(numbers(spark, 1000).where("k < 0").repartition(7).collect().sameElements(Array.empty[Row]))
+    }
+  }
+}

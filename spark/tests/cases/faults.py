@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Things that go wrong while a query runs, and things that may only show after a while."""
+
+import os
+import pathlib
+import re
+import signal
+import threading
+import time
+
+from harness import driver, probe
+
+NO_AQE = {"spark.sql.adaptive.enabled": "false"}
+
+
+def slow_rows(spark, rows, milliseconds, partitions=8):
+    """An exchange whose reducers take their time over each row."""
+    moved = spark.range(0, rows, 1, 4).selectExpr("id as k", "sha2(cast(id as string), 256) as s").repartition(partitions, "k")
+    sleep = f"java_method('java.lang.Thread', 'sleep', {milliseconds}L) as slept"
+    return moved.selectExpr("k", "s", sleep)
+
+
+def cancelled(spark, ours, settings):
+    """A query is cancelled in its reducers. Returns the error it ended with, what leaks, and what the next query gives."""
+    error = []
+
+    def run():
+        try:
+            # Not pushed below what has effects, so with native operators the slow rows are their input.
+            slow_rows(spark, 20000, 10).where("k >= 0").collect()
+        except Exception as raised:
+            error.append(str(raised))
+
+    with probe.settings(spark, {**NO_AQE, **settings}):
+        with probe.job_group(spark) as group:
+            # Threads take the job group along.
+            from pyspark import InheritableThread
+
+            thread = InheritableThread(target=run)
+            thread.start()
+            wait_for_reducers(spark, group)
+            spark.sparkContext.cancelJobGroup(group)
+            thread.join(60)
+        return {"ended": not thread.is_alive(), "error": error, "leaks": probe.leaks(spark, ours),
+                "next": slow_rows(spark, 100, 0).count()}
+
+
+def failing_input(spark, settings):
+    """A Java exception below a filter that may be native: its class and message."""
+    number = "java_method('java.lang.Long', 'parseLong', if(k = 777, 'not a number', '1')) as n"
+    with probe.settings(spark, {**NO_AQE, **settings}):
+        frame = spark.range(0, 2000, 1, 2).selectExpr("id as k").repartition(3, "k").selectExpr("k", number).where("k >= 0")
+        try:
+            frame.collect()
+        except Exception as error:
+            rows = sorted(set(re.findall(r"\w+(?:\.\w+)+(?:Exception|Error): [^\n]*not a number[^\n]*", str(error))))
+            return {"rows": [(row,) for row in rows if "Job aborted" not in row],
+                    "nodes": [probe.kind(node) for node in probe.nodes(frame._jdf.queryExecution().executedPlan())]}
+    raise AssertionError("the query did not fail")
+
+
+def early_end(spark, settings):
+    """Reducers that are done before their input is: how many rows came."""
+    with probe.settings(spark, {**NO_AQE, **settings}):
+        frame = spark.range(0, 200000, 1, 2).selectExpr("id as k", "hex(id) as s").repartition(3, "k").where("k > 10")
+        return [len(frame.limit(1000).collect()), len(frame.take(1))]
+
+
+def wait_for_reducers(spark, group):
+    """Until a stage of the group has ended, and another has ended a task or has run for a moment."""
+    tracker = spark.sparkContext.statusTracker()
+    deadline = time.time() + 60
+    while time.time() < deadline:
+        stages = [tracker.getStageInfo(stage) for job in tracker.getJobIdsForGroup(group)
+                  for stage in tracker.getJobInfo(job).stageIds]
+        mapped = any(stage and stage.numCompletedTasks == stage.numTasks for stage in stages)
+        if mapped and any(stage and 0 < stage.numActiveTasks for stage in stages):
+            time.sleep(0.5)
+            return
+        time.sleep(0.05)
+    raise AssertionError("no reducer started within 60 s")
+
+
+def corrupt_block(spark, settings):
+    """A bit of a shuffle file flips between map and reduce."""
+    with probe.settings(spark, {**NO_AQE, **settings}):
+        frame = probe.placed(spark.range(0, 20000, 1, 2).selectExpr("id as k", "hex(id) as s").repartition(4, "k"))
+        plan = frame._jdf.queryExecution().executedPlan()
+        before = probe.exact_rows(plan)
+        # Executed again, the plan finds its map outputs and starts with the reducers.
+        exchange = next(node for node in probe.nodes(plan) if probe.kind(node) in ("ShuffleExchangeExec", "CometColumnarExchange"))
+        shuffle = exchange.shuffleDependency().shuffleId()
+        files = sorted(pathlib.Path(spark.conf.get("spark.local.dir")).rglob(f"shuffle_{shuffle}_*_0.data"))
+        flip_bit(files[0])
+        with probe.job_group(spark) as group:
+            after = probe.exact_rows(plan)
+        return {"same": sorted(before) == sorted(after), "rows": len(after), "files": len(files), "exchange": probe.kind(exchange),
+                "tasks": probe.task_metrics(spark, group)}
+
+
+def flip_bit(path):
+    data = bytearray(path.read_bytes())
+    # Within a block: its end is none of the fields that frame it.
+    data[len(data) // 2] ^= 0x10
+    path.write_bytes(data)
+
+
+def executor_killed(spark, during):
+    """An executor dies by SIGKILL, between map and reduce or while reducers run; its map outputs go with it."""
+    with probe.settings(spark, NO_AQE):
+        frame = slow_rows(spark, 400, 20)
+        plan = frame._jdf.queryExecution().executedPlan()
+        wait_for_executors(spark, 2)
+        executors = [pid for pid in driver.descendants(os.getpid())
+                     if driver.is_jvm(pid) and "CoarseGrainedExecutorBackend" in driver.command_line(pid)]
+        with probe.job_group(spark) as group:
+            if during == "reduce":
+                killer = threading.Thread(target=lambda: (wait_for_reducers(spark, group), os.kill(executors[0], signal.SIGKILL)))
+                killer.start()
+                rows = probe.exact_rows(plan)
+                killer.join()
+            else:
+                plan.execute().count()
+                os.kill(executors[0], signal.SIGKILL)
+                rows = probe.exact_rows(plan)
+        return {"rows": rows, **probe.plan_facts(plan), "executors": len(executors), "tasks": probe.task_metrics(spark, group)}
+
+
+def wait_for_executors(spark, wanted):
+    context = spark.sparkContext._jsc.sc()
+    deadline = time.time() + 60
+    # The driver is one of them.
+    while len(context.statusTracker().getExecutorInfos()) <= wanted:
+        assert time.time() < deadline, f"{wanted} executors are not there within 60 s"
+        time.sleep(0.1)
+
+
+def repeats(spark, times, ours):
+    """One query again and again: resident memory after each run, and what leaks in the end."""
+    frame = lambda: spark.range(0, 100000, 1, 4).selectExpr("id as k", "hex(id) as s", "array(id) as l").repartition(
+        16, "k").groupBy("s").count().where("count > 1")
+    jvm = spark.sparkContext._gateway.proc.pid
+    sizes = []
+    for _ in range(times):
+        assert frame().count() == 0
+        sizes.append(sum(map(driver.resident_bytes, [jvm, *driver.descendants(jvm)])))
+    return {"sizes": sizes, "leaks": probe.leaks(spark, ours)}
+
+
+def refused(spark, settings):
+    """The error with which a session of these settings does not start; None if it starts, runs a query and stops."""
+    assert spark is None
+    try:
+        session = driver.start_session({**driver.COMMON, **settings})
+    except Exception as error:
+        return str(error)
+    try:
+        assert session.range(100).repartition(3).count() == 100
+        return None
+    finally:
+        session.stop()
+
+
+def leaks(spark, ours):
+    return probe.leaks(spark, ours)
