@@ -10,4 +10,11 @@ BALLISTA_SPARK="--conf spark.plugins=org.apache.spark.CometPlugin \
 --conf spark.memory.offHeap.enabled=true --conf spark.memory.offHeap.size=2g \
 --conf spark.driver.extraClassPath=$_jar --conf spark.executor.extraClassPath=$_jar"
 export PATH BALLISTA_SPARK
+if [ -z "${JAVA_HOME:-}" ]; then
+  # Debian's Java 17, beside which an older or newer one may be the default.
+  for _java in /usr/lib/jvm/java-17-*; do
+    if [ -x "$_java/bin/java" ]; then export JAVA_HOME="$_java"; break; fi
+  done
+  unset _java
+fi
 unset _ballista _jar

@@ -12,6 +12,8 @@ import sys
 from pyspark.sql import SparkSession
 from pyspark.sql.types import StructType
 
+from harness import driver
+
 FIXTURES = pathlib.Path(__file__).resolve().parent.parent / "native/tests/fixtures"
 
 # Hashes are dumped with the seed that `hash` starts from, and with the hashes of these ints as seeds.
@@ -136,17 +138,20 @@ def arrow_stream(jvm, schema, rows):
 def main():
     folder = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else FIXTURES
     folder.mkdir(parents=True, exist_ok=True)
+    driver.end_on_signals()
     spark = (SparkSession.builder.master("local[1]").appName("fixtures").config("spark.ui.enabled", "false")
              .config("spark.sql.session.timeZone", "UTC").config("spark.sql.legacy.allowHashOnMapType", "true")
              .config("spark.sql.timeType.enabled", "true").getOrCreate())
-    dump(spark, folder, "types", list(TYPES.items()))
-    # Three words of null bits.
-    dump(spark, folder, "wide", [("smallint", [str(n), "null" if n % 3 == 0 else str(-n)]) for n in range(130)])
-    # Spark lets bytes that are no UTF-8 pass as a string. Declared as binary here, or Arrow's readers refuse them; the bytes
-    # of rows and the hashes are the same.
-    invalid = [f"unhex('{data}')" for data in ("ff", "c328", "80808080", "61e28c", "f09f")]
-    dump(spark, folder, "invalid_utf8", [("binary", invalid)])
-    spark.stop()
+    try:
+        dump(spark, folder, "types", list(TYPES.items()))
+        # Three words of null bits.
+        dump(spark, folder, "wide", [("smallint", [str(n), "null" if n % 3 == 0 else str(-n)]) for n in range(130)])
+        # Spark lets bytes that are no UTF-8 pass as a string. Declared as binary here, or Arrow's readers refuse them; the
+        # bytes of rows and the hashes are the same.
+        invalid = [f"unhex('{data}')" for data in ("ff", "c328", "80808080", "61e28c", "f09f")]
+        dump(spark, folder, "invalid_utf8", [("binary", invalid)])
+    finally:
+        spark.stop()
 
 
 if __name__ == "__main__":

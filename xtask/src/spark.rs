@@ -24,8 +24,8 @@ const JAVA: &str = "/usr/lib/jvm";
 #[derive(Debug, Args)]
 pub struct BuildOptions {}
 
-/// Runs the plug-in's own tests, and those of the adapter inside Spark: TPC-H, random tables and faults, compared with vanilla Spark. A part of
-/// them, in some minutes, unless --full
+/// Runs the plug-in's own tests, and those of the adapter inside Spark: TPC-H, random tables and faults, compared with
+/// vanilla Spark. A part of them, in some minutes, unless --full
 #[derive(Debug, Default, Args)]
 pub struct TestOptions {
     /// All settings with all queries, TPC-H at scale factor 1, more random tables and repeats
@@ -111,7 +111,10 @@ fn make(tests: bool) -> Result<Spark, String> {
     let mut native = std::ffi::OsString::from("-Dnative.dir=");
     native.push(cargo::binary_dir()?);
     let mut maven = Command::new("mvn");
-    maven.args(["-q", "-B", "package"]).arg(native).current_dir(&plugin).env("JAVA_HOME", &java_home);
+    // As Java calls the processor.
+    let processor = if std::env::consts::ARCH == "x86_64" { "amd64" } else { std::env::consts::ARCH };
+    maven.args(["-q", "-B", "package"]).arg(native).arg(format!("-Dnative.platform=linux/{processor}"));
+    maven.current_dir(&plugin).env("JAVA_HOME", &java_home);
     if !tests {
         maven.arg("-DskipTests");
     }

@@ -24,7 +24,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tracing::{info, warn};
 
@@ -51,6 +51,10 @@ const LAST: &[u8] = b"\x00last";
 
 /// Opening takes at most this long.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A lock that is held is asked for again so long. One whose holder is gone may be held a little longer: by threads of
+/// sled that end, or by a child process between its fork and its exec.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A generation is copied when it is larger than this, and than [`GROWTH`] times its records.
 const LARGE: u64 = 64 << 20;
@@ -133,7 +137,7 @@ impl SledStore {
         if size <= self.large.max(GROWTH * live) {
             return Ok(());
         }
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         let mut next = Generation::make_uncommitted(&self.dir, self.generation.number + 1)?;
         let puts = self.records.iter().map(|(key, value)| (key.clone(), Some(value.clone()))).collect();
         next.apply(&puts, &BTreeMap::new())?;
@@ -236,8 +240,13 @@ impl Generation {
         let at = path.clone();
         let open = move || {
             let config = sled::Config::new().path(&at).cache_capacity(16 << 20).flush_every_ms(Some(500));
+            // The directory is locked, so nobody who stays has this lock, of which sled tells by its message only.
+            let is_locked = |opened: &Result<_, String>| {
+                opened.as_ref().is_err_and(|problem| problem.contains("could not acquire lock"))
+            };
+            let open = || catch(|| config.open().map_err(|error| error.to_string())).and_then(|opened| opened);
             // Whoever waited may have given up.
-            let _ = sender.send(catch(|| config.open().map_err(|error| error.to_string())).and_then(|opened| opened));
+            let _ = sender.send(patiently(open, is_locked));
         };
         let spawned = thread::Builder::new().name("ballista-journal-open".to_owned()).spawn(open);
         spawned.map_err(|error| format!("cannot start a thread: {error}"))?;
@@ -452,11 +461,23 @@ fn make(dir: &Path) -> io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
+/// What `attempt` gives, tried again for [`LOCK_PATIENCE`] while `is_held`.
+fn patiently<T>(mut attempt: impl FnMut() -> T, is_held: impl Fn(&T) -> bool) -> T {
+    let start = Instant::now();
+    loop {
+        let outcome = attempt();
+        if !is_held(&outcome) || start.elapsed() > LOCK_PATIENCE {
+            return outcome;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 fn lock(dir: &Path) -> Result<File, String> {
     let path = dir.join(LOCK);
     let file = OpenOptions::new().create(true).truncate(false).write(true).open(path);
     let file = file.map_err(|error| format!("cannot open its lock: {error}"))?;
-    match file.try_lock() {
+    match patiently(|| file.try_lock(), |locked| matches!(locked, Err(TryLockError::WouldBlock))) {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => {
             Err("another scheduler uses it; one scheduler owns a state directory, so stop that one first".to_owned())

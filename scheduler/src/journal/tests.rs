@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -332,7 +333,19 @@ fn one_scheduler_owns_a_directory_and_only_one_of_its_own() {
     let held = SledStore::open(dir.path(), false).unwrap();
     let error = SledStore::open(dir.path(), true).err().unwrap().to_string();
     assert!(error.contains("another scheduler"), "{error}");
-    drop(held);
+    // One that is about to let go is waited for, in the directory as in the database.
+    std::thread::spawn(|| {
+        std::thread::sleep(Duration::from_millis(300));
+        drop(held);
+    });
+    let (store, _) = SledStore::open(dir.path(), false).unwrap();
+    drop(store);
+    let database = File::options().write(true).open(dir.path().join("journal-1/db")).unwrap();
+    database.lock().unwrap();
+    std::thread::spawn(|| {
+        std::thread::sleep(Duration::from_millis(300));
+        drop(database);
+    });
     assert!(SledStore::open(dir.path(), false).is_ok());
 
     let strange = tempfile::tempdir().unwrap();

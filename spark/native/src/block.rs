@@ -16,8 +16,10 @@
 //!          32   u32 LE   content length: bytes of the content before compression
 //!          36   u32 LE   header length
 //!          40   payload, compressed:
-//!                 header │ zeros to a multiple of 64 │ body
+//!                 body │ header
 //! ```
+//!
+//! Buffers in the body start on multiples of 16 bytes. The body comes first, so that it starts where its buffers may.
 //!
 //! `LZ4_` is one raw LZ4 block, `SNAP` one raw Snappy block, `ZSTD` one Zstandard frame. A payload that compression
 //! would not make smaller is `NONE`, whatever the writer is set to: each block says for itself.
@@ -26,8 +28,8 @@
 //! buffers are tens of bytes, and frames around them would be more than they hold.
 //!
 //! Invariants: a partition is a run of whole blocks, so partitions of several files can be put behind each other. A
-//! batch without rows makes no block. Reading any other bytes than a writer's is an error: length, fields, codec,
-//! version and zeros are compared with what they must be, and the checksum, which covers every stored byte but the
+//! batch without rows makes no block. Reading any other bytes than a writer's is an error: length, fields, codec
+//! and version are compared with what they must be, and the checksum, which covers every stored byte but the
 //! length and itself, is verified before anything is decompressed. The JVM verifies it too, while Spark can still tell
 //! which block it was reading, so that a damaged one is fetched or computed again.
 
@@ -35,13 +37,13 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::buffer::{Buffer, MutableBuffer};
+use arrow::compute::concat_batches;
 use arrow::datatypes::SchemaRef;
 use ballista_core::config::Compression;
-use ballista_shuffle::block::BODY_ALIGNMENT;
 use ballista_shuffle::{Block, BlockDecoder, BlockEncoder};
 use bytes::Bytes;
 
-use crate::error::{Result, SparkError};
+use crate::error::{ArrowContext, Result, SparkError};
 
 /// Bytes that the JVM reads to find the end of a block.
 pub const LENGTH_BYTES: usize = 8;
@@ -51,6 +53,10 @@ pub const PREFIX_BYTES: usize = 40;
 
 /// Where the checksum is.
 const CRC_AT: usize = 24;
+
+/// Where buffers start in a body: on multiples of the largest value's size, and no further apart, because most blocks
+/// of a shuffle with many partitions are small.
+const ALIGNMENT: usize = 16;
 
 /// Version of the layout above.
 pub const VERSION: u8 = 1;
@@ -102,18 +108,15 @@ pub struct BlockWriter {
     encoder: BlockEncoder,
     fields: u64,
     compressor: Compressor,
-    /// Header, padding and body of the block at hand.
-    content: Vec<u8>,
 }
 
 impl BlockWriter {
     /// A writer of blocks of batches of `schema`.
     pub fn try_new(schema: &SchemaRef, codec: Codec) -> Result<Self> {
         Ok(Self {
-            encoder: BlockEncoder::try_new(schema, Compression::None)?,
+            encoder: BlockEncoder::try_new_aligned(schema, Compression::None, ALIGNMENT)?,
             fields: schema.fields().len() as u64,
             compressor: Compressor::try_new(codec)?,
-            content: Vec::new(),
         })
     }
 
@@ -125,24 +128,22 @@ impl BlockWriter {
             blocks.push(block);
             Ok(())
         })?;
-        for block in &blocks {
-            self.frame(block, out)?;
-        }
-        Ok(blocks.len())
+        let count = blocks.len();
+        blocks.into_iter().try_for_each(|block| self.frame(block, out))?;
+        Ok(count)
     }
 
-    fn frame(&mut self, block: &Block, out: &mut Vec<u8>) -> Result<()> {
-        self.content.clear();
-        self.content.extend_from_slice(&block.header);
-        self.content.resize(self.content.len().next_multiple_of(BODY_ALIGNMENT), 0);
-        self.content.extend_from_slice(&block.body);
+    fn frame(&mut self, block: Block, out: &mut Vec<u8>) -> Result<()> {
+        // Nobody else has the body: this takes its memory over.
+        let mut content = Vec::from(block.body);
+        content.extend_from_slice(&block.header);
 
         let start = out.len();
         out.resize(start + PREFIX_BYTES, 0);
-        let codec = self.compressor.append(&self.content, out)?;
+        let codec = self.compressor.append(&content, out)?;
         let length = out.len() - start - 8;
         let too_large = || SparkError::Invalid(format!("a block of {length} bytes, {MAX_BLOCK_BYTES} is the limit"));
-        if length > MAX_BLOCK_BYTES || self.content.len() > MAX_BLOCK_BYTES {
+        if length > MAX_BLOCK_BYTES || content.len() > MAX_BLOCK_BYTES {
             out.truncate(start);
             return Err(too_large());
         }
@@ -155,7 +156,7 @@ impl BlockWriter {
         put(20, &[VERSION, 0, 0, 0]);
         put(28, &rows.to_le_bytes());
         // Below MAX_BLOCK_BYTES, both of them.
-        put(32, &(self.content.len() as u32).to_le_bytes());
+        put(32, &(content.len() as u32).to_le_bytes());
         put(36, &(block.header.len() as u32).to_le_bytes());
         let crc = stored_crc(&written[LENGTH_BYTES..]);
         written[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
@@ -280,16 +281,30 @@ impl BlockReader {
             return Err(corrupt(format!("version {:x}, this reader knows {VERSION}", number(20))));
         }
         let (rows, content_length, header_length) = (number(28), number(32) as usize, number(36) as usize);
-        let body_start = header_length.next_multiple_of(BODY_ALIGNMENT);
-        if content_length > MAX_BLOCK_BYTES || body_start > content_length {
-            return Err(corrupt(format!("a header of {header_length} bytes in a content of {content_length}")));
-        }
-        let content = self.decompress(number(16).to_le_bytes(), payload, content_length)?;
-        if content[header_length..body_start].iter().any(|byte| *byte != 0) {
-            return Err(corrupt("padding is not zero".to_owned()));
-        }
-        let (header, body) = (content.slice(..header_length), content.slice(body_start..));
+        let body_length = content_length.checked_sub(header_length).filter(|_| content_length <= MAX_BLOCK_BYTES);
+        let body_length = body_length.ok_or_else(|| {
+            corrupt(format!("a header of {header_length} bytes in a content of {content_length}"))
+        })?;
+        let mut body = self.decompress(number(16).to_le_bytes(), payload, content_length)?;
+        let header = body.split_off(body_length);
         Ok(self.decoder.decode_verified(&header, &body, u64::from(rows))?)
+    }
+
+    /// The batch of all blocks in `bytes`, of which there must be one at least: small blocks cost less together.
+    pub fn read_joined(&mut self, bytes: &[u8]) -> Result<RecordBatch> {
+        let (mut batches, mut rest) = (Vec::new(), bytes);
+        while let Some((batch, length)) = self.next_block(rest)? {
+            batches.push(batch);
+            rest = &rest[length..];
+        }
+        match batches.pop() {
+            None => Err(corrupt("none where one was promised".to_owned())),
+            Some(only) if batches.is_empty() => Ok(only),
+            Some(last) => {
+                batches.push(last);
+                concat_batches(self.schema(), &batches).context("join blocks")
+            }
+        }
     }
 
     fn decompress(&mut self, tag: [u8; 4], payload: &[u8], content_length: usize) -> Result<Bytes> {
@@ -355,7 +370,6 @@ pub fn read_all(schema: &SchemaRef, mut bytes: &[u8]) -> Result<Vec<RecordBatch>
 #[cfg(test)]
 mod tests {
     use arrow::array::{ArrayRef, Int64Array, RecordBatchOptions, StringArray};
-    use arrow::compute::concat_batches;
     use arrow::datatypes::{DataType, Field, Fields, Schema};
     use proptest::prelude::*;
 
@@ -421,6 +435,19 @@ mod tests {
             assert!(bytes.len() <= plain.len(), "{codec:?}");
             assert_eq!(read_all(&batch.schema(), &bytes).unwrap(), std::slice::from_ref(&batch));
         }
+    }
+
+    #[test]
+    fn blocks_are_joined_in_their_order() {
+        let (batch, mut bytes) = (numbers(1000), Vec::new());
+        let mut writer = BlockWriter::try_new(&batch.schema(), Codec::Lz4).unwrap();
+        for (from, length) in [(0, 10), (10, 1), (11, 989)] {
+            writer.write(&batch.slice(from, length), 1 << 20, &mut bytes).unwrap();
+        }
+        let mut reader = BlockReader::try_new(batch.schema()).unwrap();
+        assert_eq!(reader.read_joined(&bytes).unwrap(), batch);
+        assert!(reader.read_joined(&bytes[..bytes.len() - 1]).is_err());
+        assert!(reader.read_joined(&[]).is_err());
     }
 
     #[test]

@@ -48,21 +48,29 @@ const MAX_LONG_DIGITS: u8 = 18;
 /// Types nested deeper than this are refused, so that reading them cannot exhaust the stack.
 const MAX_DEPTH: usize = 64;
 
+/// Bytes of rows that are read column by column, before the next ones are: they stay in the processor's second cache.
+const CHUNK_BYTES: usize = 128 << 10;
+
 /// One row, borrowed.
 #[derive(Debug, Clone, Copy)]
 pub struct UnsafeRow<'a> {
     bytes: &'a [u8],
-    fields: usize,
+    /// Words of null bits.
+    null_words: &'a [[u8; WORD]],
+    slots: &'a [[u8; WORD]],
 }
 
 impl<'a> UnsafeRow<'a> {
     /// A row of `fields` fields in `bytes`. Errors if null bits and slots do not fit.
     pub fn try_new(bytes: &'a [u8], fields: usize) -> Result<Self> {
-        let fixed = fields.div_ceil(64).saturating_add(fields).saturating_mul(WORD);
-        if bytes.len() < fixed {
-            return Err(malformed(format!("a row of {fields} fields has {} bytes, {fixed} are needed", bytes.len())));
-        }
-        Ok(Self { bytes, fields })
+        let (words, _) = bytes.as_chunks::<WORD>();
+        let split = words.split_at_checked(fields.div_ceil(64));
+        let split = split.and_then(|(null_words, slots)| Some((null_words, slots.get(..fields)?)));
+        let (null_words, slots) = split.ok_or_else(|| {
+            let needed = fields.div_ceil(64).saturating_add(fields).saturating_mul(WORD);
+            malformed(format!("a row of {fields} fields has {} bytes, {needed} are needed", bytes.len()))
+        })?;
+        Ok(Self { bytes, null_words, slots })
     }
 
     /// A row of `fields` fields in the `length` bytes at `address`. Errors as [`Self::try_new`], and for address 0.
@@ -82,14 +90,10 @@ impl<'a> UnsafeRow<'a> {
         Self::try_new(bytes, fields)
     }
 
-    /// The slot of field `index`; none if it is null.
-    fn slot(&self, index: usize) -> Result<Option<Slot<'a>>> {
-        debug_assert!(index < self.fields);
-        if bit(self.bytes, index)? {
-            return Ok(None);
-        }
-        let at = (self.fields.div_ceil(64) + index) * WORD;
-        Ok(Some(Slot { container: self.bytes, at }))
+    /// The slot of field `index`, of which there are that many; none if it is null.
+    fn slot(&self, index: usize) -> Option<Slot<'a>> {
+        let is_null = is_set(u64::from_ne_bytes(self.null_words[index / 64]), index % 64);
+        (!is_null).then(|| Slot { container: self.bytes, at: (self.null_words.len() + index) * WORD })
     }
 }
 
@@ -127,12 +131,18 @@ impl<'a> UnsafeArray<'a> {
     }
 
     fn slot(&self, index: usize, width: usize) -> Result<Option<Slot<'a>>> {
-        debug_assert!(index < self.count);
-        let nulls = self.bytes.get(WORD..).unwrap_or_default();
-        if bit(nulls, index)? {
+        if is_set(read_word(self.bytes, WORD + index / 64 * WORD)?, index % 64) {
             return Ok(None);
         }
         Ok(Some(Slot { container: self.bytes, at: Self::header(self.count) + index * width }))
+    }
+
+    /// The elements, of `N` bytes each; none if one of them is null.
+    fn dense<const N: usize>(&self) -> Option<&'a [[u8; N]]> {
+        let header = Self::header(self.count);
+        let nulls = self.bytes.get(WORD..header)?;
+        let elements = self.bytes.get(header..)?.as_chunks::<N>().0.get(..self.count)?;
+        nulls.iter().all(|byte| *byte == 0).then_some(elements)
     }
 }
 
@@ -161,10 +171,9 @@ impl<'a> Slot<'a> {
     }
 }
 
-fn bit(words: &[u8], index: usize) -> Result<bool> {
-    // Words are in the machine's order, their bits from the lowest up.
-    let word = read_word(words, index / 64 * WORD)?;
-    Ok((word >> (index % 64)) & 1 == 1)
+/// Whether bit `index` of a word of null bits is set. Words are in the machine's order, their bits from the lowest up.
+fn is_set(word: u64, index: usize) -> bool {
+    (word >> index) & 1 == 1
 }
 
 fn read_word(bytes: &[u8], at: usize) -> Result<u64> {
@@ -194,12 +203,32 @@ trait Slots<'a> {
 
     /// Calls `value` for each value in order, `None` for nulls.
     fn each(&self, value: &mut impl FnMut(Option<Slot<'a>>) -> Result<()>) -> Result<()>;
+
+    /// Appends all values, which have `N` bytes.
+    fn append_to<T: Default, const N: usize>(
+        &self,
+        nulls: &mut NullBufferBuilder,
+        values: &mut Vec<T>,
+        read: impl Fn([u8; N]) -> T,
+    ) -> Result<()> {
+        values.reserve(self.count());
+        self.each(&mut |slot| {
+            nulls.append(slot.is_some());
+            values.push(match slot {
+                Some(slot) => read(slot.fixed::<N>()?),
+                None => T::default(),
+            });
+            Ok(())
+        })
+    }
 }
 
-/// Field `field` of many rows; the fields of a row that is null itself are null.
+/// Field `field` of many rows.
 struct RowSlots<'r, 'a> {
-    rows: &'r [Option<UnsafeRow<'a>>],
+    rows: &'r [UnsafeRow<'a>],
     field: usize,
+    /// Whether it is null in one of them.
+    has_nulls: bool,
 }
 
 impl<'a> Slots<'a> for RowSlots<'_, 'a> {
@@ -208,13 +237,44 @@ impl<'a> Slots<'a> for RowSlots<'_, 'a> {
     }
 
     fn each(&self, value: &mut impl FnMut(Option<Slot<'a>>) -> Result<()>) -> Result<()> {
-        for row in self.rows {
-            value(match row {
-                Some(row) => row.slot(self.field)?,
-                None => None,
-            })?;
+        self.rows.iter().try_for_each(|row| value(row.slot(self.field)))
+    }
+
+    fn append_to<T: Default, const N: usize>(
+        &self,
+        nulls: &mut NullBufferBuilder,
+        values: &mut Vec<T>,
+        read: impl Fn([u8; N]) -> T,
+    ) -> Result<()> {
+        let value = |row: &UnsafeRow<'a>| row.slots[self.field].first_chunk::<N>().map(|bytes| read(*bytes));
+        if self.has_nulls {
+            for row in self.rows {
+                let is_null = is_set(u64::from_ne_bytes(row.null_words[self.field / 64]), self.field % 64);
+                nulls.append(!is_null);
+                values.push(if is_null { T::default() } else { value(row).unwrap_or_default() });
+            }
+        } else {
+            nulls.append_n_non_nulls(self.rows.len());
+            // No value has more bytes than a slot.
+            values.extend(self.rows.iter().map(|row| value(row).unwrap_or_default()));
         }
         Ok(())
+    }
+}
+
+/// Field `field` of many structs; the fields of one that is null itself are null.
+struct StructSlots<'r, 'a> {
+    rows: &'r [Option<UnsafeRow<'a>>],
+    field: usize,
+}
+
+impl<'a> Slots<'a> for StructSlots<'_, 'a> {
+    fn count(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn each(&self, value: &mut impl FnMut(Option<Slot<'a>>) -> Result<()>) -> Result<()> {
+        self.rows.iter().try_for_each(|row| value(row.and_then(|row| row.slot(self.field))))
     }
 }
 
@@ -233,6 +293,34 @@ impl<'a> Slots<'a> for ElementSlots<'_, 'a> {
         for array in self.arrays {
             for index in 0..array.count {
                 value(array.slot(index, self.width)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn append_to<T: Default, const N: usize>(
+        &self,
+        nulls: &mut NullBufferBuilder,
+        values: &mut Vec<T>,
+        read: impl Fn([u8; N]) -> T,
+    ) -> Result<()> {
+        values.reserve(self.count());
+        for array in self.arrays {
+            match array.dense::<N>() {
+                Some(elements) => {
+                    nulls.append_n_non_nulls(elements.len());
+                    values.extend(elements.iter().map(|element| read(*element)));
+                }
+                None => {
+                    for index in 0..array.count {
+                        let slot = array.slot(index, self.width)?;
+                        nulls.append(slot.is_some());
+                        values.push(match slot {
+                            Some(slot) => read(slot.fixed::<N>()?),
+                            None => T::default(),
+                        });
+                    }
+                }
             }
         }
         Ok(())
@@ -333,8 +421,8 @@ impl RowConverter {
     ///
     /// The rows together should stay well below 2 GiB, the limit of Arrow's offsets; beyond it is an error.
     pub fn convert(&mut self, rows: &[UnsafeRow<'_>]) -> Result<RecordBatch> {
-        if let Some(row) = rows.iter().find(|row| row.fields != self.columns.len()) {
-            let (got, expected) = (row.fields, self.columns.len());
+        if let Some(row) = rows.iter().find(|row| row.slots.len() != self.columns.len()) {
+            let (got, expected) = (row.slots.len(), self.columns.len());
             return Err(SparkError::Invalid(format!("a row of {got} fields for a schema of {expected}")));
         }
         let arrays = match self.fill(rows) {
@@ -349,14 +437,19 @@ impl RowConverter {
     }
 
     fn fill(&mut self, rows: &[UnsafeRow<'_>]) -> Result<Vec<ArrayRef>> {
-        let rows: Vec<Option<UnsafeRow<'_>>> = rows.iter().copied().map(Some).collect();
-        let columns = self.columns.iter_mut().enumerate();
-        columns
-            .map(|(field, column)| {
-                column.append(&RowSlots { rows: &rows, field })?;
-                column.finish()
-            })
-            .collect()
+        self.columns.iter_mut().for_each(|column| column.reserve(rows.len()));
+        let mut rest = rows;
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = |row: &&UnsafeRow<'_>| {
+                bytes += row.bytes.len();
+                bytes <= CHUNK_BYTES
+            };
+            let (chunk, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+            rest = later;
+            append_rows(&mut self.columns, chunk)?;
+        }
+        self.columns.iter_mut().map(Column::finish).collect()
     }
 
     fn reset(&mut self) -> Result<()> {
@@ -386,7 +479,8 @@ enum Values {
     Bits64(Vec<u64>),
     NarrowDecimal(Vec<i128>),
     WideDecimal(Vec<i128>),
-    Bytes { offsets: Vec<i32>, bytes: Vec<u8> },
+    /// `last`: bytes of the last batch, as a guess at those of the next.
+    Bytes { offsets: Vec<i32>, bytes: Vec<u8>, last: usize },
     Struct(Vec<Column>),
     List { offsets: Vec<i32>, items: Box<Column> },
     Map { offsets: Vec<i32>, keys: Box<Column>, values: Box<Column> },
@@ -410,7 +504,7 @@ impl Column {
             | DataType::Duration(TimeUnit::Microsecond) => Values::Bits64(Vec::new()),
             DataType::Decimal128(precision, _) if *precision <= MAX_LONG_DIGITS => Values::NarrowDecimal(Vec::new()),
             DataType::Decimal128(_, _) => Values::WideDecimal(Vec::new()),
-            DataType::Binary => Values::Bytes { offsets: vec![0], bytes: Vec::new() },
+            DataType::Binary => Values::Bytes { offsets: vec![0], bytes: Vec::new(), last: 0 },
             DataType::Struct(fields) => {
                 let columns = fields.iter().map(|field| Self::try_new(field.data_type()));
                 Values::Struct(columns.collect::<Result<_>>()?)
@@ -426,6 +520,24 @@ impl Column {
             other => return Err(SparkError::Unsupported(format!("rows with type {other}"))),
         };
         Ok(Self { data_type: data_type.clone(), nulls: NullBufferBuilder::new(0), values })
+    }
+
+    /// Makes room for `rows` more values, as far as their size is known.
+    fn reserve(&mut self, rows: usize) {
+        match &mut self.values {
+            Values::Null(_) | Values::Struct(_) => {}
+            Values::Boolean(values) => values.reserve(rows),
+            Values::Bits8(values) => values.reserve(rows),
+            Values::Bits16(values) => values.reserve(rows),
+            Values::Bits32(values) => values.reserve(rows),
+            Values::Bits64(values) => values.reserve(rows),
+            Values::NarrowDecimal(values) | Values::WideDecimal(values) => values.reserve(rows),
+            Values::Bytes { offsets, bytes, last } => {
+                offsets.reserve(rows);
+                bytes.reserve(*last);
+            }
+            Values::List { offsets, .. } | Values::Map { offsets, .. } => offsets.reserve(rows),
+        }
     }
 
     /// Appends the values of `slots`.
@@ -447,12 +559,12 @@ impl Column {
                     Ok(())
                 })
             }
-            Values::Bits8(values) => append_fixed(slots, nulls, values, u8::from_ne_bytes),
-            Values::Bits16(values) => append_fixed(slots, nulls, values, u16::from_ne_bytes),
-            Values::Bits32(values) => append_fixed(slots, nulls, values, u32::from_ne_bytes),
-            Values::Bits64(values) => append_fixed(slots, nulls, values, u64::from_ne_bytes),
+            Values::Bits8(values) => slots.append_to(nulls, values, u8::from_ne_bytes),
+            Values::Bits16(values) => slots.append_to(nulls, values, u16::from_ne_bytes),
+            Values::Bits32(values) => slots.append_to(nulls, values, u32::from_ne_bytes),
+            Values::Bits64(values) => slots.append_to(nulls, values, u64::from_ne_bytes),
             Values::NarrowDecimal(values) => {
-                append_fixed(slots, nulls, values, |bytes: [u8; 8]| i128::from(i64::from_ne_bytes(bytes)))
+                slots.append_to(nulls, values, |bytes: [u8; 8]| i128::from(i64::from_ne_bytes(bytes)))
             }
             Values::WideDecimal(values) => {
                 values.reserve(slots.count());
@@ -465,7 +577,7 @@ impl Column {
                     Ok(())
                 })
             }
-            Values::Bytes { offsets, bytes } => {
+            Values::Bytes { offsets, bytes, .. } => {
                 offsets.reserve(slots.count());
                 slots.each(&mut |slot| {
                     nulls.append(slot.is_some());
@@ -487,8 +599,11 @@ impl Column {
                     });
                     Ok(())
                 })?;
+                if let Some(rows) = rows.iter().copied().collect::<Option<Vec<_>>>() {
+                    return append_rows(columns, &rows);
+                }
                 for (field, column) in columns.iter_mut().enumerate() {
-                    column.append(&RowSlots { rows: &rows, field })?;
+                    column.append(&StructSlots { rows: &rows, field })?;
                 }
                 Ok(())
             }
@@ -552,7 +667,8 @@ impl Column {
             Values::Bits32(values) => fixed_array(data_type, values, nulls)?,
             Values::Bits64(values) => fixed_array(data_type, values, nulls)?,
             Values::NarrowDecimal(values) | Values::WideDecimal(values) => fixed_array(data_type, values, nulls)?,
-            Values::Bytes { offsets, bytes } => {
+            Values::Bytes { offsets, bytes, last } => {
+                *last = bytes.len();
                 let bytes = Buffer::from_vec(std::mem::take(bytes));
                 Arc::new(BinaryArray::try_new(take_offsets(offsets), bytes, nulls).context(ACTION)?)
             }
@@ -579,21 +695,19 @@ impl Column {
     }
 }
 
-fn append_fixed<'a, T: Default, const N: usize>(
-    slots: &impl Slots<'a>,
-    nulls: &mut NullBufferBuilder,
-    values: &mut Vec<T>,
-    read: impl Fn([u8; N]) -> T,
-) -> Result<()> {
-    values.reserve(slots.count());
-    slots.each(&mut |slot| {
-        nulls.append(slot.is_some());
-        values.push(match slot {
-            Some(slot) => read(slot.fixed::<N>()?),
-            None => T::default(),
-        });
-        Ok(())
-    })
+/// Appends rows that have a field for each column.
+fn append_rows(columns: &mut [Column], rows: &[UnsafeRow<'_>]) -> Result<()> {
+    let mut null_words = vec![0; columns.len().div_ceil(64)];
+    for row in rows {
+        for (any, word) in null_words.iter_mut().zip(row.null_words) {
+            *any |= u64::from_ne_bytes(*word);
+        }
+    }
+    for (field, column) in columns.iter_mut().enumerate() {
+        let has_nulls = is_set(null_words[field / 64], field % 64);
+        column.append(&RowSlots { rows, field, has_nulls })?;
+    }
+    Ok(())
 }
 
 fn fixed_array<T: ArrowNativeType>(

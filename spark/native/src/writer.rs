@@ -45,8 +45,11 @@ use crate::row::{RowConverter, UnsafeRow};
 /// Rows of a batch are at most this many bytes, unless a single row is larger: far below what Arrow's offsets count.
 const MAX_BATCH_BYTES: u64 = 16 << 20;
 
-/// Encoded bytes that wait before they are written.
+/// Encoded bytes of a partition that wait before they are written.
 const WRITE_BUFFER_BYTES: usize = 1 << 20;
+
+/// Small partitions are written together.
+const FILE_BUFFER_BYTES: usize = 64 << 10;
 
 /// Where a row is and where it belongs. The JVM writes these; see the module's documentation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +130,11 @@ pub struct SpillEncoder {
     checksums: Option<PartitionChecksums>,
     idle: Mutex<Vec<Tools>>,
     cancelled: AtomicBool,
+    is_killed: KillCheck,
 }
+
+/// Whether the task was killed; asked from every thread that writes, before each batch.
+pub type KillCheck = Box<dyn Fn() -> Result<bool> + Send + Sync>;
 
 /// What one call at a time can use.
 struct Tools {
@@ -137,8 +144,9 @@ struct Tools {
 }
 
 impl SpillEncoder {
-    /// Errors for types that a shuffle cannot carry and for a batch of no rows.
-    pub fn try_new(config: WriterConfig) -> Result<Self> {
+    /// An encoder for a task that `is_killed` knows of. Errors for types that a shuffle cannot carry and for a batch of no
+    /// rows.
+    pub fn try_new(config: WriterConfig, is_killed: KillCheck) -> Result<Self> {
         if config.batch_rows == 0 || config.partitions == 0 {
             return Err(SparkError::Invalid("a shuffle of 0 partitions, or batches of 0 rows".to_owned()));
         }
@@ -148,6 +156,7 @@ impl SpillEncoder {
             carrier: Arc::clone(tools.converter.carrier()),
             idle: Mutex::new(vec![tools]),
             cancelled: AtomicBool::new(false),
+            is_killed,
             config,
             checksums,
         })
@@ -184,7 +193,7 @@ impl SpillEncoder {
         let action = if append { "open" } else { "create" };
         let file = options.open(path).map_err(|source| SparkError::io(action, path, source))?;
         let before = file.metadata().map_err(|source| SparkError::io("open", path, source))?.len();
-        let mut output = FileOutput { file: BufWriter::with_capacity(WRITE_BUFFER_BYTES, &file), path };
+        let mut output = FileOutput { file: BufWriter::with_capacity(FILE_BUFFER_BYTES, &file), path };
         // SAFETY: the caller's promise.
         let report = unsafe { self.write_sorted(records, &mut output) };
         // What waits in the buffer after an error is not wanted.
@@ -241,7 +250,7 @@ impl SpillEncoder {
         let mut partition_bytes = 0;
         let mut rows: Vec<UnsafeRow<'_>> = Vec::with_capacity(run.len().min(self.config.batch_rows));
         while !run.is_empty() {
-            if self.cancelled.load(Ordering::Acquire) {
+            if self.cancelled.load(Ordering::Acquire) || (self.is_killed)()? {
                 return Err(SparkError::Cancelled);
             }
             rows.clear();
@@ -339,6 +348,8 @@ fn sort_by_partition(records: &[Record], partitions: u32) -> Result<Vec<u32>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicU32;
+
     use arrow::array::{AsArray, RecordBatch};
     use arrow::compute::concat_batches;
     use arrow::datatypes::{DataType, Field, Fields, Int64Type};
@@ -364,6 +375,10 @@ mod tests {
             batch_rows: 100,
             checksum: Some(ChecksumAlgorithm::Adler32),
         }
+    }
+
+    fn encoder(config: WriterConfig) -> SpillEncoder {
+        SpillEncoder::try_new(config, Box::new(|| Ok(false))).unwrap()
     }
 
     fn records(rows: &[Vec<u8>], partition: impl Fn(usize) -> u32) -> Vec<Record> {
@@ -397,7 +412,7 @@ mod tests {
 
     #[test]
     fn rows_arrive_in_their_partition_in_their_order() {
-        let encoder = SpillEncoder::try_new(config(&[DataType::Int64], 7)).unwrap();
+        let encoder = encoder(config(&[DataType::Int64], 7));
         let rows = numbers(0..1000);
         let records = records(&rows, |i| [3, 0, 6][i % 3]);
         let mut output = Vec::new();
@@ -419,7 +434,7 @@ mod tests {
     fn spills_of_a_partition_can_be_put_behind_each_other() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("partition");
-        let encoder = SpillEncoder::try_new(config(&[DataType::Int64], 3)).unwrap();
+        let encoder = encoder(config(&[DataType::Int64], 3));
         let mut total = 0;
         for start in [0, 500, 1000] {
             let rows = numbers(start..start + 500);
@@ -439,7 +454,7 @@ mod tests {
     fn every_type_and_many_spills_give_the_same_rows_as_one() {
         let rows: Vec<Vec<u8>> = (0..200).map(|seed| row(&every_value(seed))).collect();
         let write = |pieces: usize| -> RecordBatch {
-            let encoder = SpillEncoder::try_new(config(&every_type(), 1)).unwrap();
+            let encoder = encoder(config(&every_type(), 1));
             let mut output = Vec::new();
             for piece in rows.chunks(rows.len() / pieces) {
                 // SAFETY: `rows` outlives the call.
@@ -452,7 +467,7 @@ mod tests {
 
     #[test]
     fn a_spill_of_nothing_writes_nothing() {
-        let encoder = SpillEncoder::try_new(config(&[DataType::Int64], 3)).unwrap();
+        let encoder = encoder(config(&[DataType::Int64], 3));
         let mut output = Vec::new();
         // SAFETY: no records, no memory.
         let report = unsafe { encoder.write_sorted(&[], &mut output) }.unwrap();
@@ -462,7 +477,7 @@ mod tests {
 
     #[test]
     fn rows_without_columns_are_counted() {
-        let encoder = SpillEncoder::try_new(config(&[], 2)).unwrap();
+        let encoder = encoder(config(&[], 2));
         let records = vec![Record { address: 0, length: 0, partition: 1 }; 250];
         let mut output = Vec::new();
         // SAFETY: rows of 0 bytes are not read.
@@ -475,7 +490,7 @@ mod tests {
     fn a_failed_call_leaves_the_file_as_it_was() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("partition");
-        let encoder = SpillEncoder::try_new(config(&[DataType::Int64], 1)).unwrap();
+        let encoder = encoder(config(&[DataType::Int64], 1));
         let good = numbers(0..10);
         let mut bad = records(&good, |_| 0);
         bad.push(Record { address: 0, length: 16, partition: 0 });
@@ -493,7 +508,7 @@ mod tests {
 
     #[test]
     fn partitions_that_do_not_exist_are_refused() {
-        let encoder = SpillEncoder::try_new(config(&[DataType::Int64], 2)).unwrap();
+        let encoder = encoder(config(&[DataType::Int64], 2));
         let record = Record { address: 0, length: 0, partition: 2 };
         // SAFETY: the record is refused before it is read.
         let error = unsafe { encoder.write_sorted(&[record], &mut Vec::new()) }.unwrap_err();
@@ -502,7 +517,7 @@ mod tests {
 
     #[test]
     fn cancelled_calls_fail() {
-        let encoder = SpillEncoder::try_new(config(&[DataType::Int64], 1)).unwrap();
+        let encoder = encoder(config(&[DataType::Int64], 1));
         encoder.cancel();
         let rows = numbers(0..10);
         // SAFETY: `rows` outlives the call.
@@ -511,8 +526,21 @@ mod tests {
     }
 
     #[test]
+    fn a_killed_task_is_noticed_before_the_next_batch() {
+        let asked = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&asked);
+        let is_killed = Box::new(move || Ok(count.fetch_add(1, Ordering::Relaxed) == 2));
+        let encoder = SpillEncoder::try_new(config(&[DataType::Int64], 1), is_killed).unwrap();
+        let rows = numbers(0..1000);
+        // SAFETY: `rows` outlives the call.
+        let error = unsafe { encoder.write_sorted(&records(&rows, |_| 0), &mut Vec::new()) }.unwrap_err();
+        assert!(matches!(error, SparkError::Cancelled));
+        assert_eq!(asked.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
     fn partitions_are_written_by_several_threads_at_once() {
-        let encoder = SpillEncoder::try_new(config(&[DataType::Int64], 8)).unwrap();
+        let encoder = encoder(config(&[DataType::Int64], 8));
         std::thread::scope(|scope| {
             for partition in 0..8 {
                 let encoder = &encoder;

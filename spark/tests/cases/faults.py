@@ -13,21 +13,35 @@ from harness import driver, probe
 NO_AQE = {"spark.sql.adaptive.enabled": "false"}
 
 
+def sleep(milliseconds):
+    """SQL of a column that takes its time."""
+    return f"java_method('java.lang.Thread', 'sleep', {milliseconds}L) as slept"
+
+
 def slow_rows(spark, rows, milliseconds, partitions=8):
     """An exchange whose reducers take their time over each row."""
     moved = spark.range(0, rows, 1, 4).selectExpr("id as k", "sha2(cast(id as string), 256) as s").repartition(partitions, "k")
-    sleep = f"java_method('java.lang.Thread', 'sleep', {milliseconds}L) as slept"
-    return moved.selectExpr("k", "s", sleep)
+    return moved.selectExpr("k", "s", sleep(milliseconds))
 
 
-def cancelled(spark, ours, settings):
-    """A query is cancelled in its reducers. Returns the error it ended with, what leaks, and what the next query gives."""
+def slow_input(spark, rows, milliseconds, partitions):
+    """An exchange whose map tasks wait for each row."""
+    slow = spark.range(0, rows, 1, 4).selectExpr("id as k", "sha2(cast(id as string), 256) as s", sleep(milliseconds))
+    return slow.repartition(partitions, "k")
+
+
+def cancelled(spark, ours, during, partitions, settings):
+    """A query is cancelled in its map tasks or in its reducers. Returns the error it ended with, what leaks, and what the next
+    query gives."""
     error = []
 
     def run():
         try:
-            # Not pushed below what has effects, so with native operators the slow rows are their input.
-            slow_rows(spark, 20000, 10).where("k >= 0").collect()
+            if during == "map":
+                slow_input(spark, 20000, 2, partitions).collect()
+            else:
+                # Not pushed below what has effects, so with native operators the slow rows are their input.
+                slow_rows(spark, 20000, 10, partitions).where("k >= 0").collect()
         except Exception as raised:
             error.append(str(raised))
 
@@ -38,7 +52,7 @@ def cancelled(spark, ours, settings):
 
             thread = InheritableThread(target=run)
             thread.start()
-            wait_for_reducers(spark, group)
+            wait_for_tasks(spark, group, during)
             spark.sparkContext.cancelJobGroup(group)
             thread.join(60)
         return {"ended": not thread.is_alive(), "error": error, "leaks": probe.leaks(spark, ours),
@@ -63,26 +77,27 @@ def early_end(spark, settings):
     """Reducers that are done before their input is: how many rows came."""
     with probe.settings(spark, {**NO_AQE, **settings}):
         frame = spark.range(0, 200000, 1, 2).selectExpr("id as k", "hex(id) as s").repartition(3, "k").where("k > 10")
-        return [len(frame.limit(1000).collect()), len(frame.take(1))]
+        return [len(frame.limit(1000).collect()), len(frame.take(1)), frame.limit(50).groupBy("k").count().count(),
+                len(frame.orderBy("s").limit(7).collect())]
 
 
-def wait_for_reducers(spark, group):
-    """Until a stage of the group has ended, and another has ended a task or has run for a moment."""
+def wait_for_tasks(spark, group, during):
+    """Until map tasks of the group have run for a moment; or reducers have, after a stage that has ended."""
     tracker = spark.sparkContext.statusTracker()
     deadline = time.time() + 60
     while time.time() < deadline:
         stages = [tracker.getStageInfo(stage) for job in tracker.getJobIdsForGroup(group)
                   for stage in tracker.getJobInfo(job).stageIds]
-        mapped = any(stage and stage.numCompletedTasks == stage.numTasks for stage in stages)
-        if mapped and any(stage and 0 < stage.numActiveTasks for stage in stages):
+        ready = during == "map" or any(stage and stage.numCompletedTasks == stage.numTasks for stage in stages)
+        if ready and any(stage and 0 < stage.numActiveTasks for stage in stages):
             time.sleep(0.5)
             return
         time.sleep(0.05)
-    raise AssertionError("no reducer started within 60 s")
+    raise AssertionError(f"no {during} task started within 60 s")
 
 
 def corrupt_block(spark, settings):
-    """A bit of a shuffle file flips between map and reduce."""
+    """A bit of a shuffle file flips between map and reduce. Returns what Spark says of the cause, besides the facts."""
     with probe.settings(spark, {**NO_AQE, **settings}):
         frame = probe.placed(spark.range(0, 20000, 1, 2).selectExpr("id as k", "hex(id) as s").repartition(4, "k"))
         plan = frame._jdf.queryExecution().executedPlan()
@@ -90,12 +105,16 @@ def corrupt_block(spark, settings):
         # Executed again, the plan finds its map outputs and starts with the reducers.
         exchange = next(node for node in probe.nodes(plan) if probe.kind(node) in ("ShuffleExchangeExec", "CometColumnarExchange"))
         shuffle = exchange.shuffleDependency().shuffleId()
-        files = sorted(pathlib.Path(spark.conf.get("spark.local.dir")).rglob(f"shuffle_{shuffle}_*_0.data"))
-        flip_bit(files[0])
+        files = lambda: sorted(pathlib.Path(spark.conf.get("spark.local.dir")).rglob(f"shuffle_{shuffle}_*_0.data"))
+        written = files()
+        flip_bit(written[0])
         with probe.job_group(spark) as group:
             after = probe.exact_rows(plan)
-        return {"same": sorted(before) == sorted(after), "rows": len(after), "files": len(files), "exchange": probe.kind(exchange),
-                "tasks": probe.task_metrics(spark, group)}
+        tasks = probe.task_metrics(spark, group)
+        causes = re.findall(r"is corrupted (due to \w+|but [\w ]+)", "\n".join(tasks["failures"]))
+        # Files are named after the attempt that wrote them.
+        return {"same": sorted(before) == sorted(after), "rows": len(after), "new files": len(set(files()) - set(written)),
+                "causes": causes, "checksums": spark.conf.get("spark.shuffle.checksum.enabled", "true") == "true", "tasks": tasks}
 
 
 def flip_bit(path):
@@ -115,7 +134,7 @@ def executor_killed(spark, during):
                      if driver.is_jvm(pid) and "CoarseGrainedExecutorBackend" in driver.command_line(pid)]
         with probe.job_group(spark) as group:
             if during == "reduce":
-                killer = threading.Thread(target=lambda: (wait_for_reducers(spark, group), os.kill(executors[0], signal.SIGKILL)))
+                killer = threading.Thread(target=lambda: (wait_for_tasks(spark, group, during), os.kill(executors[0], signal.SIGKILL)))
                 killer.start()
                 rows = probe.exact_rows(plan)
                 killer.join()
@@ -136,15 +155,16 @@ def wait_for_executors(spark, wanted):
 
 
 def repeats(spark, times, ours):
-    """One query again and again: resident memory after each run, and what leaks in the end."""
+    """One query again and again: resident memory and Arrow memory after each run, and what leaks in the end."""
     frame = lambda: spark.range(0, 100000, 1, 4).selectExpr("id as k", "hex(id) as s", "array(id) as l").repartition(
         16, "k").groupBy("s").count().where("count > 1")
     jvm = spark.sparkContext._gateway.proc.pid
-    sizes = []
+    sizes, balances = [], []
     for _ in range(times):
         assert frame().count() == 0
         sizes.append(sum(map(driver.resident_bytes, [jvm, *driver.descendants(jvm)])))
-    return {"sizes": sizes, "leaks": probe.leaks(spark, ours)}
+        balances.append(spark._jvm.org.apache.comet.CometArrowAllocator.allocated() if ours else 0)
+    return {"sizes": sizes, "balances": balances, "leaks": probe.leaks(spark, ours)}
 
 
 def refused(spark, settings):
@@ -157,6 +177,20 @@ def refused(spark, settings):
     try:
         assert session.range(100).repartition(3).count() == 100
         return None
+    finally:
+        session.stop()
+
+
+def enabled_later(spark, settings, later):
+    """A session in which the shuffle is turned on when it is too late for its manager: whether the answer is right, and the plan."""
+    assert spark is None
+    session = driver.start_session({**driver.COMMON, **settings})
+    try:
+        with probe.settings(session, later):
+            frame = session.range(0, 1000, 1, 4).selectExpr("id % 10 as k", "id").repartition(3, "id").groupBy("k").sum("id")
+            outcome = probe.observe(session, frame, probe.tuples)
+        right = sorted(outcome["rows"]) == [(key, sum(range(key, 1000, 10))) for key in range(10)]
+        return {**outcome, "rows": len(outcome["rows"]), "right": right}
     finally:
         session.stop()
 

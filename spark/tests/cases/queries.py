@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Queries that must give the same answer with every setting."""
 
+from pyspark.sql.functions import broadcast
+
 from harness import probe, tables
 from harness.tables import Types, hashable, orderable
 
@@ -101,6 +103,48 @@ def adaptive_read(spark, how):
         frame = left.join(right, "k")
     with probe.settings(spark, settings):
         return probe.observe(spark, frame, probe.tuples)
+
+
+def broadcast_of_coalesced(spark):
+    """The first rows of a join of two shuffles, one of them coalesced, the other one broadcast."""
+    settings = {"spark.sql.adaptive.enabled": "true", "spark.sql.shuffle.partitions": "50",
+                "spark.sql.autoBroadcastJoinThreshold": "10MB"}
+    left = spark.range(0, 20000, 1, 4).selectExpr("id % 1000 as k", "id as a", "sha2(cast(id as string), 256) as s")
+    right = spark.range(0, 1000, 1, 2).selectExpr("id as k", "id * 2 as b").repartition(4, "k")
+    frame = left.groupBy("k").agg({"a": "sum", "s": "max"}).join(broadcast(right), "k").orderBy("k").limit(10)
+    with probe.settings(spark, settings):
+        return probe.observe(spark, frame, probe.tuples)
+
+
+def interval(spark):
+    """A join of a shuffle with a type that has no columns here, and one without."""
+    settings = {"spark.sql.adaptive.enabled": "false", "spark.sql.autoBroadcastJoinThreshold": "-1"}
+    left = spark.range(0, 1000, 1, 3).selectExpr("id as k", "make_interval(0, cast(id % 5 as int), 0, cast(id as int)) as i")
+    right = spark.range(0, 2000, 1, 2).selectExpr("id as k", "id * 2 as b")
+    with probe.settings(spark, settings):
+        return probe.observe(spark, left.join(right, "k").selectExpr("k", "cast(i as string) as i", "b"), probe.tuples)
+
+
+def rdd_shuffle(spark):
+    """A shuffle without SQL, of Java objects."""
+    values = spark._jvm.java.util.ArrayList()
+    for value in range(1000):
+        values.add(value)
+    moved = spark.sparkContext._jsc.parallelize(values, 4).repartition(3)
+    return {"rows": [(value,) for value in moved.collect()]}
+
+
+def row_checksums(spark, partitions):
+    """What Spark notes of the rows of each map output, whatever their order: the rows here."""
+    settings = {"spark.sql.adaptive.enabled": "false", "spark.sql.shuffle.orderIndependentChecksum.enabled": "true"}
+    frame = spark.range(0, 5000, 1, 3).selectExpr("id as k", "hex(id) as s").repartition(partitions, "k")
+    with probe.settings(spark, settings):
+        outcome = probe.observe(spark, frame, probe.exact)
+    tracker = spark._jvm.org.apache.spark.SparkEnv.get().mapOutputTracker()
+    outputs = tracker.shuffleStatuses().apply(outcome["exchanges"][0]["shuffle"]).mapStatuses()
+    checksums = [(index, output.checksumValue()) for index, output in enumerate(outputs)]
+    assert all(checksum for _, checksum in checksums), f"{checksums}"
+    return {**outcome, "rows": checksums}
 
 
 def reused_exchange(spark):

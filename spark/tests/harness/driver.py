@@ -5,6 +5,7 @@ A case is a function `case(spark, **arguments)` at the top level of a module. `D
 what it returns. A call that takes too long, or takes the process down, costs that process only: the next call starts another.
 """
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -56,6 +57,20 @@ def settings_of_ours(jar):
     }
 
 
+def end_on_signals():
+    """Signals that end this process do so by way of its `finally` blocks, which end the drivers."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def end(number, _):
+        # Another one must not break off the way out.
+        for each in signals:
+            signal.signal(each, signal.SIG_IGN)
+        sys.exit(128 + number)
+
+    for each in signals:
+        signal.signal(each, end)
+
+
 class CallFailed(Exception):
     """The case raised; the text is its traceback."""
 
@@ -85,7 +100,8 @@ class Driver:
             **COMMON, **self.settings, "spark.local.dir": self.scratch, "spark.sql.warehouse.dir": self.scratch}
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, settings, str(self.log), self.scratch))
+        # A daemon: if nobody comes to kill it, the end of this process does.
+        self.process = context.Process(target=_serve, args=(theirs, settings, str(self.log), self.scratch), daemon=True)
         self.process.start()
         theirs.close()
         try:
@@ -159,6 +175,15 @@ def _serve(connection, settings, log, scratch):
     from py4j.protocol import Py4JNetworkError
 
     os.setsid()
+
+    def orphaned(*_):
+        for pid in descendants(os.getpid()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(scratch, ignore_errors=True)
+        os.killpg(0, signal.SIGKILL)
+
+    signal.signal(signal.SIGTERM, orphaned)
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: ends with the parent
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)

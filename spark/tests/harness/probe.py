@@ -3,6 +3,7 @@
 
 import contextlib
 import itertools
+import os
 import time
 
 from pyspark.sql import DataFrame
@@ -108,6 +109,7 @@ def exchange_facts(node):
         "partitioning": kind(node.outputPartitioning()),
         "partitions": node.numPartitions(),
         "handle": kind(handle),
+        "shuffle": handle.shuffleId(),
         "metrics": {key: metrics.apply(key).value() for key in elements(keys)},
     }
 
@@ -145,15 +147,34 @@ def stage_attempt(spark, store, stage, attempt):
 
 
 def leaks(spark, ours):
-    """Bytes that are still held though nothing runs: Arrow's of the adapter, and execution memory of this process."""
-    for _ in range(300):
-        manager = spark._jvm.org.apache.spark.SparkEnv.get().memoryManager()
-        held = {"execution memory": manager.executionMemoryUsed()}
-        if ours:
-            held["Arrow memory"] = spark._jvm.org.apache.comet.CometArrowAllocator.allocated()
-        held = {name: size for name, size in held.items() if size}
-        if not held:
-            break
+    """What is still held though nothing runs, by name; empty if nothing is."""
+    deadline = time.time() + 30
+    while True:
+        held = {name: amount for name, amount in holdings(spark, ours) if amount}
+        if not held or time.time() > deadline:
+            return held
         # Tasks that were cancelled take a moment.
         time.sleep(0.1)
-    return held
+
+
+def holdings(spark, ours):
+    yield "temporary files", temporary_files(spark)
+    if not spark.sparkContext.master.startswith("local-cluster"):
+        yield "bytes of execution memory", spark._jvm.org.apache.spark.SparkEnv.get().memoryManager().executionMemoryUsed()
+    if ours:
+        yield "bytes of Arrow memory", in_executors(spark, "org.apache.comet.CometArrowAllocator", "allocated")
+        yield "native objects", in_executors(spark, "org.apache.comet.Native", "liveHandles")
+
+
+def temporary_files(spark):
+    """Of writers, which delete or rename them when they are done. In any process: all have their folders in one."""
+    return [name for _, _, names in os.walk(spark.conf.get("spark.local.dir")) for name in names if name.startswith("temp_shuffle_")]
+
+
+def in_executors(spark, name, method):
+    """What a static method returns, the most in any executor."""
+    if not spark.sparkContext.master.startswith("local-cluster"):
+        return getattr(getattr(spark._jvm, name), method)()
+    # More tasks than executors, so that each gets some.
+    call = f"cast(java_method('{name}', '{method}') as bigint) as n"
+    return max(row.n for row in spark.range(0, 16, 1, 16).selectExpr(call).collect())

@@ -46,7 +46,7 @@ static PLANS: Handles<Plan> = Handles::new(3, "plan");
 /// A reader of shuffle blocks.
 struct Reader {
     blocks: BlockReader,
-    /// A block that was copied out of the JVM's array.
+    /// Blocks that were copied out of the JVM's array.
     stored: Vec<u8>,
 }
 
@@ -62,8 +62,8 @@ struct Plan {
 type Env<'local> = JNIEnv<'local>;
 
 /// The methods of [`NATIVE_CLASS`]: name and signature. The JVM side's test compares its declarations with this list.
-pub const METHODS: [(&str, &str); 16] = [
-    ("createShuffleWriter", "([B)J"),
+pub const METHODS: [(&str, &str); 17] = [
+    ("createShuffleWriter", "([BLorg/apache/comet/NativeTask;)J"),
     ("writeSortedFileNative", "(JLjava/lang/String;ZJJ)[J"),
     ("writeSortedSinkNative", "(JLorg/apache/comet/BlockSink;JJ)[J"),
     ("shuffleChecksums", "(J)[J"),
@@ -79,6 +79,7 @@ pub const METHODS: [(&str, &str); 16] = [
     ("cancelPlan", "(J)V"),
     ("releasePlan", "(J)V"),
     ("stopRuntime", "()V"),
+    ("liveHandles", "()J"),
 ];
 
 /// The functions of [`METHODS`], in the same order.
@@ -100,6 +101,7 @@ fn functions() -> [*mut c_void; METHODS.len()] {
         cancel_plan as *mut c_void,
         release_plan as *mut c_void,
         stop_runtime as *mut c_void,
+        live_handles as *mut c_void,
     ]
 }
 
@@ -140,10 +142,17 @@ pub extern "system" fn JNI_OnUnload(_vm: JavaVM, _reserved: *mut c_void) {
 
 // --- shuffle, writing ---
 
-extern "system" fn create_shuffle_writer<'l>(mut env: Env<'l>, _: JClass<'l>, config: JByteArray<'l>) -> jlong {
+extern "system" fn create_shuffle_writer<'l>(
+    mut env: Env<'l>,
+    _: JClass<'l>,
+    config: JByteArray<'l>,
+    task: JObject<'l>,
+) -> jlong {
     guard(&mut env, |env| {
         let bytes = env.convert_byte_array(&config).checked(env)?;
-        WRITERS.insert(SpillEncoder::try_new(ShuffleWriterMessage::read(&bytes)?)?)
+        let task = JavaTask { task: env.new_global_ref(&task).checked(env)? };
+        let is_killed = Box::new(move || task.is_killed());
+        WRITERS.insert(SpillEncoder::try_new(ShuffleWriterMessage::read(&bytes)?, is_killed)?)
     })
 }
 
@@ -268,13 +277,13 @@ extern "system" fn create_shuffle_reader<'l>(mut env: Env<'l>, _: JClass<'l>, sc
     })
 }
 
-/// Decodes the block whose bytes after the length field are the first `length` of `block`, and exports its batch to the
-/// `ArrowArray` at `array`. The result: its rows.
+/// Decodes the blocks, whole with their length fields, that are the first `length` of `bytes`, and exports them as
+/// one batch to the `ArrowArray` at `array`. The result: its rows.
 extern "system" fn decode_shuffle_block<'l>(
     mut env: Env<'l>,
     _: JClass<'l>,
     reader: jlong,
-    block: JByteArray<'l>,
+    bytes: JByteArray<'l>,
     length: jlong,
     array: jlong,
 ) -> jlong {
@@ -282,16 +291,16 @@ extern "system" fn decode_shuffle_block<'l>(
         let reader = READERS.get(reader)?;
         let mut reader = reader.lock();
         let Reader { blocks, stored } = &mut *reader;
-        let length = usize::try_from(length).map_err(|_| SparkError::Invalid(format!("a block of {length} bytes")))?;
-        let room = env.get_array_length(&block).checked(env)?;
+        let length = usize::try_from(length).map_err(|_| SparkError::Invalid(format!("blocks of {length} bytes")))?;
+        let room = env.get_array_length(&bytes).checked(env)?;
         if i64::from(room) < length as i64 {
             return Err(SparkError::Invalid(format!("{length} bytes of an array of {room}")));
         }
         stored.resize(length, 0);
         // SAFETY: Java's bytes have a sign, ours have none; nothing else differs.
         let signed = unsafe { std::slice::from_raw_parts_mut(stored.as_mut_ptr().cast::<i8>(), length) };
-        env.get_byte_array_region(&block, 0, signed).checked(env)?;
-        let batch = blocks.decode(stored)?;
+        env.get_byte_array_region(&bytes, 0, signed).checked(env)?;
+        let batch = blocks.read_joined(stored)?;
         // SAFETY: the JVM side allocated an empty `ArrowArray` at this address.
         unsafe { ffi::export_batch(&batch, array as u64)? };
         Ok(batch.num_rows() as jlong)
@@ -391,6 +400,11 @@ extern "system" fn stop_runtime<'l>(mut env: Env<'l>, _: JClass<'l>) {
         Engine::get().stop();
         Ok(())
     });
+}
+
+/// Native objects that are alive, for tests of leaks.
+extern "system" fn live_handles<'l>(mut env: Env<'l>, _: JClass<'l>) -> jlong {
+    guard(&mut env, |_| Ok((WRITERS.len() + READERS.len() + PLANS.len()) as jlong))
 }
 
 /// Makes the plan fail soon, from any thread.

@@ -46,6 +46,9 @@ public final class Native {
   /** Stops worker threads; a later plan starts them again. */
   public static native void stopRuntime();
 
+  /** Native objects that are alive, for tests of leaks. */
+  public static native long liveHandles();
+
   // --- shuffle, rows to blocks ---
 
   /**
@@ -53,8 +56,9 @@ public final class Native {
    *
    * @param config {@code ShuffleWriterMessage}: 1 bytes schema (Arrow IPC schema message), 2 uint32 partitions, 3 string codec,
    *     4 int32 zstd level, 5 uint32 rows of a batch, 6 string checksum (empty = none)
+   * @param task asked before each batch whether it was killed, from every thread that writes
    */
-  public static native long createShuffleWriter(byte[] config);
+  public static native long createShuffleWriter(byte[] config, NativeTask task);
 
   /**
    * Writes rows as blocks to {@code path}, partitions in ascending order, the rows of a partition in theirs.
@@ -85,12 +89,13 @@ public final class Native {
   public static native long createShuffleReader(byte[] schema);
 
   /**
-   * Decodes one block into the empty {@code ArrowArray} at {@code array}: a struct with one child a column.
+   * Decodes one or more blocks, whole and behind each other, as one batch into the empty {@code ArrowArray} at {@code array}: a
+   * struct with one child a column.
    *
-   * @param block its first {@code length} bytes are all that follows a block's length field; they are copied
+   * @param blocks its first {@code length} bytes are the blocks; they are copied
    * @return rows
    */
-  public static native long decodeShuffleBlock(long reader, byte[] block, long length, long array) throws IOException;
+  public static native long decodeShuffleBlock(long reader, byte[] blocks, long length, long array) throws IOException;
 
   public static native void releaseShuffleReader(long reader);
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 package org.apache.comet;
 
-/** What a running native plan may ask of its Spark task. Called on the task's thread. */
+/** What native code may ask of its Spark task: plans on the task's thread, shuffle writers on any that writes. */
 public interface NativeTask {
   /** Asked between batches. */
   boolean isKilled();

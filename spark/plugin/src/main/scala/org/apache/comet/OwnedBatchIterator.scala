@@ -6,7 +6,7 @@ import org.apache.arrow.memory.BufferAllocator
 import org.apache.arrow.vector.VectorSchemaRoot
 import org.apache.arrow.vector.types.pojo.Schema
 
-import org.apache.spark.sql.vectorized.{ArrowColumnVector, ColumnarBatch, ColumnVector}
+import org.apache.spark.sql.vectorized.{ColumnarBatch, ColumnVector}
 
 /** Batches that this iterator frees: one is valid until the next is asked for, so whoever keeps it copies it. */
 abstract class OwnedBatchIterator extends Iterator[ColumnarBatch] with AutoCloseable {
@@ -70,7 +70,7 @@ final class BatchImporter(schema: Schema, allocator: BufferAllocator) {
       // Nothing dictionary-encoded ever crosses, so no provider.
       Data.importIntoVectorSchemaRoot(allocator, array, root, null)
       val columns = new Array[ColumnVector](root.getFieldVectors.size)
-      columns.indices.foreach(i => columns(i) = new ArrowColumnVector(root.getVector(i)))
+      columns.indices.foreach(i => columns(i) = new CometVector(root.getVector(i)))
       new ColumnarBatch(columns, Math.toIntExact(rows))
     } catch {
       case t: Throwable =>

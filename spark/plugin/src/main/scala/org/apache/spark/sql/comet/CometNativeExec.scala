@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 package org.apache.spark.sql.comet
 
+import scala.reflect.ClassTag
+
 import org.apache.comet.{CometConf, CometExecIterator, ProtoWriter}
 
-import org.apache.spark.{CometPlugin, InterruptibleIterator, TaskContext}
+import org.apache.spark.{CometPlugin, InterruptibleIterator, Partition, TaskContext}
 import org.apache.spark.rdd.RDD
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.expressions.{Attribute, Expression, NamedExpression, SortOrder}
@@ -47,8 +49,8 @@ trait CometNativeExec extends UnaryExecNode {
       schema,
       CometConf.BatchSize.get(setting),
       block.operators.map(o => (o.longMetric("numOutputRows"), o.longMetric("computeTime"))).toArray)
-    if (block.input.supportsColumnar) block.input.executeColumnar().mapPartitionsInternal(run.ofBatches)
-    else block.input.execute().mapPartitionsInternal(run.ofRows)
+    if (block.input.supportsColumnar) new CometExecRDD(block.input.executeColumnar(), run.ofBatches)
+    else new CometExecRDD(block.input.execute(), run.ofRows)
   }
 
   /** All operators from here down to the first that is not native. */
@@ -73,6 +75,15 @@ trait CometNativeExec extends UnaryExecNode {
 private[comet] case class NativeBlock(root: ProtoWriter, operators: Seq[CometNativeExec], input: SparkPlan) {
   def plan(batchRows: Int, threads: Int): Array[Byte] =
     new ProtoWriter().message(1, root).uint32(2, batchRows).uint32(3, threads).toByteArray
+}
+
+/** The batches of native plans, one over each partition of `input`. */
+private class CometExecRDD[T: ClassTag](input: RDD[T], run: Iterator[T] => Iterator[ColumnarBatch])
+    extends RDD[ColumnarBatch](input) {
+  override protected def getPartitions: Array[Partition] = firstParent[T].partitions
+
+  override def compute(split: Partition, context: TaskContext): Iterator[ColumnarBatch] =
+    run(firstParent[T].iterator(split, context))
 }
 
 /** Runs a native plan over one partition; this is what travels to the executors. */

@@ -155,4 +155,19 @@ class CometSparkSuite extends AnyFunSuite with AdaptiveSparkPlanHelper {
       assert(numbers(spark, 1000).where("k < 0").repartition(7).collect().sameElements(Array.empty[Row]))
     }
   }
+
+  test("exchanges stay Spark's where a script reads them on a thread of its own, and without our manager") {
+    withSpark() { spark =>
+      def query(s: SparkSession): DataFrame = {
+        numbers(s, 1000).createOrReplaceTempView("numbers")
+        s.sql("SELECT TRANSFORM(id, s) USING 'cat' AS (id bigint, s string) FROM (SELECT * FROM numbers DISTRIBUTE BY k)")
+      }
+      assert(exchanges(sameAsSpark(spark, query)).isEmpty)
+      assert(exchanges(sameAsSpark(spark, s => numbers(s, 1000).repartition(3))).nonEmpty)
+    }
+    withSpark("spark.shuffle.manager" -> "sort", "spark.comet.shuffle.enabled" -> "false") { spark =>
+      spark.conf.set("spark.comet.shuffle.enabled", "true")
+      assert(exchanges(sameAsSpark(spark, s => numbers(s, 1000).repartition(3))).isEmpty)
+    }
+  }
 }

@@ -2,6 +2,7 @@
 package org.apache.spark.sql.comet.execution.shuffle;
 
 import java.io.IOException;
+import java.io.InterruptedIOException;
 import java.util.ArrayDeque;
 import java.util.Queue;
 import java.util.concurrent.ConcurrentLinkedQueue;
@@ -88,8 +89,16 @@ final class AsyncSpills {
   void submit(Lane lane, RowBuffer buffer) throws IOException {
     check();
     acquire(1);
-    reap();
-    if (lane.enqueue(buffer)) {
+    boolean start;
+    try {
+      reap();
+      start = lane.enqueue(buffer);
+    } catch (RuntimeException | Error e) {
+      // Nobody else gives this place back, and the end of the task waits for all of them.
+      places.release();
+      throw e;
+    }
+    if (start) {
       try {
         pool.execute(lane::run);
       } catch (RejectedExecutionException | OutOfMemoryError noThread) {
@@ -146,7 +155,10 @@ final class AsyncSpills {
       }
     } catch (InterruptedException e) {
       Thread.currentThread().interrupt();
-      throw new IOException("interrupted while waiting for a spill", e);
+      task.killTaskIfInterrupted();
+      InterruptedIOException interrupted = new InterruptedIOException("interrupted while waiting for a spill");
+      interrupted.initCause(e);
+      throw interrupted;
     }
   }
 
@@ -159,7 +171,10 @@ final class AsyncSpills {
   }
 
   private void finished(RowBuffer buffer) {
-    written.add(buffer);
-    places.release();
+    try {
+      written.add(buffer);
+    } finally {
+      places.release();
+    }
   }
 }

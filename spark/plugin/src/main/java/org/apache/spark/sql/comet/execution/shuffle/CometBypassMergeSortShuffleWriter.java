@@ -58,7 +58,7 @@ public final class CometBypassMergeSortShuffleWriter<K, V> extends RowShuffleWri
   protected long[] commit() throws IOException {
     for (CometDiskBlockWriter writer : writers) {
       if (writer != null) {
-        writer.doSpilling(true);
+        writer.flush();
       }
     }
     for (CometDiskBlockWriter writer : writers) {

@@ -67,6 +67,9 @@ public final class CometShuffleMemoryAllocator extends MemoryConsumer {
 
   /** A page of at least {@code required} bytes, at best {@code wanted}; null if Spark has no more. */
   MemoryBlock tryAllocate(long wanted, long required) {
+    if (required > TaskMemoryManager.MAXIMUM_PAGE_SIZE_BYTES) {
+      return null;
+    }
     MemoryBlock page = taskMemoryManager.allocatePage(Math.max(wanted, required), this);
     if (page == null) {
       return null;

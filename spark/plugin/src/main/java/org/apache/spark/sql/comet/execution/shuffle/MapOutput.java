@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 package org.apache.spark.sql.comet.execution.shuffle;
 
+import java.io.FilterInputStream;
 import java.io.IOException;
 import java.io.InputStream;
 import java.io.OutputStream;
@@ -30,8 +31,6 @@ import org.apache.spark.shuffle.api.WritableByteChannelWrapper;
  * <p>Blocks are complete in the spills, so a partition is the concatenation of its pieces, in the order of the spills.
  */
 final class MapOutput {
-  private static final int COPY_BYTES = 128 * 1024;
-
   private final ShuffleExecutorComponents components;
   private final ShuffleWriteContext context;
   private final SerializerManager serializer;
@@ -69,6 +68,7 @@ final class MapOutput {
     ShuffleMapOutputWriter out = components.createMapOutputWriter(shuffleId, mapId, partitions);
     try {
       for (int p = 0; p < partitions; p++) {
+        context.checkKilled();
         ShufflePartitionWriter to = out.getPartitionWriter(p);
         SpillWriter writer = writers[p];
         if (writer == null) {
@@ -104,6 +104,7 @@ final class MapOutput {
     try (FileChannel from = FileChannel.open(writer.file().toPath(), StandardOpenOption.READ)) {
       Offsets offsets = new Offsets(writer.spills());
       for (int p = 0; p < partitions; p++) {
+        context.checkKilled();
         copyPartition(from, writer.spills(), offsets, p, p, out.getPartitionWriter(p), checksums);
       }
       long[] lengths = out.commitAllPartitions(checksums).getPartitionLengths();
@@ -197,7 +198,9 @@ final class MapOutput {
           if (length > 0) {
             from.position(offsets.next[s]);
             InputStream piece = new LimitedInputStream(Channels.newInputStream(from), length, false);
-            copy(serializer.wrapForEncryption(piece), out);
+            try (InputStream plain = serializer.wrapForEncryption(new CloseShield(piece))) {
+              plain.transferTo(out);
+            }
           }
           offsets.next[s] += length;
         }
@@ -205,13 +208,6 @@ final class MapOutput {
     }
     if (checksum != null) {
       checksums[partition] = checksum.getValue();
-    }
-  }
-
-  private static void copy(InputStream from, OutputStream to) throws IOException {
-    byte[] buffer = new byte[COPY_BYTES];
-    for (int n = from.read(buffer); n >= 0; n = from.read(buffer)) {
-      to.write(buffer, 0, n);
     }
   }
 
@@ -241,6 +237,20 @@ final class MapOutput {
     } catch (Exception e) {
       cause.addSuppressed(e);
     }
+    if (cause instanceof RuntimeException unchecked) {
+      // Spark's word that the task was killed, for one.
+      throw unchecked;
+    }
     return cause instanceof IOException io ? io : new IOException("cannot write the map output", cause);
+  }
+
+  /** Lets a decrypting stream be closed, which gives its cipher back, without closing the channel of all pieces. */
+  private static final class CloseShield extends FilterInputStream {
+    CloseShield(InputStream in) {
+      super(in);
+    }
+
+    @Override
+    public void close() {}
   }
 }

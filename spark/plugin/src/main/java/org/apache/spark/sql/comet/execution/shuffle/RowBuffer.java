@@ -29,6 +29,7 @@ final class RowBuffer {
   private long indexCapacity;
   private long rows;
   private long allocated;
+  private boolean spill;
 
   RowBuffer(CometShuffleMemoryAllocator allocator) {
     this.allocator = allocator;
@@ -55,6 +56,15 @@ final class RowBuffer {
 
   long rows() {
     return rows;
+  }
+
+  /** Whether writing it counts as a spill; set before it is handed over. */
+  void setSpill(boolean spill) {
+    this.spill = spill;
+  }
+
+  boolean isSpill() {
+    return spill;
   }
 
   /** Bytes of execution memory held. */

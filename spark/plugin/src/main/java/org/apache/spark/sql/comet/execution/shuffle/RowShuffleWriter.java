@@ -40,7 +40,7 @@ abstract class RowShuffleWriter<K, V> extends ShuffleWriter<K, V> {
     this.partitions = dependency.partitioner().numPartitions();
     this.context = new ShuffleWriteContext(dependency, task, metrics);
     this.output = new MapOutput(components, context, dependency.shuffleId(), mapId, partitions);
-    context.allocator().setSpillable(this::spill);
+    context.allocator().setSpillable(this::spillBuffers);
     // Also when the task dies between `write` and `stop`: idempotent.
     TaskCompletionListener atEnd = ended -> cleanUp();
     task.addTaskCompletionListener(atEnd);
@@ -78,7 +78,6 @@ abstract class RowShuffleWriter<K, V> extends ShuffleWriter<K, V> {
       rows++;
       dataSize += row.getSizeInBytes();
     }
-    context.finishing();
     partitionLengths = rows == 0 ? output.commitEmpty() : commit();
     metrics.incRecordsWritten(rows);
     long bytes = 0;
@@ -104,10 +103,6 @@ abstract class RowShuffleWriter<K, V> extends ShuffleWriter<K, V> {
   @Override
   public final long[] getPartitionLengths() {
     return partitionLengths;
-  }
-
-  private long spill(long wanted) throws IOException {
-    return spillBuffers(wanted);
   }
 
   private void makeRoomAndInsert(UnsafeRow row, int partition) throws IOException {

@@ -10,6 +10,8 @@ import org.apache.spark.TaskContext;
 import org.apache.spark.executor.TaskMetrics;
 import org.apache.spark.serializer.SerializerManager;
 import org.apache.spark.shuffle.ShuffleWriteMetricsReporter;
+import org.apache.spark.sql.comet.execution.CometNativeTask;
+import org.apache.spark.sql.comet.execution.arrow.InputFailures;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -30,7 +32,6 @@ public final class ShuffleWriteContext {
   private final AtomicLong spills = new AtomicLong();
   private final AtomicLong encodeNanos = new AtomicLong();
   private final AtomicLong writeNanos = new AtomicLong();
-  private volatile boolean finishing;
 
   ShuffleWriteContext(CometShuffleDependency<?, ?, ?> dependency, TaskContext task, ShuffleWriteMetricsReporter metrics) {
     this.dependency = dependency;
@@ -38,7 +39,7 @@ public final class ShuffleWriteContext {
     this.metrics = metrics;
     this.allocator = new CometShuffleMemoryAllocator(task.taskMemoryManager());
     CometShuffleSettings settings = dependency.settings();
-    this.writer = Native.createShuffleWriter(config());
+    this.writer = Native.createShuffleWriter(config(), new CometNativeTask(task, new InputFailures()));
     this.async =
         settings.asyncEnabled()
             ? new AsyncSpills(
@@ -90,16 +91,20 @@ public final class ShuffleWriteContext {
         .toByteArray();
   }
 
-  /** From here on buffers are written because the rows are over, which Spark does not call a spill. */
-  void finishing() {
-    finishing = true;
+  /** Throws Spark's own exception if the task was killed. */
+  void checkKilled() {
+    task.killTaskIfInterrupted();
   }
 
-  /** {@code report}: what native code returned for a buffer of {@code memory} bytes that became {@code disk} bytes. */
-  void written(long[] report, long memory, long disk) {
+  /**
+   * {@code report}: what native code returned for a buffer of {@code memory} bytes that became {@code disk} bytes.
+   *
+   * @param isSpill false: it was written because a batch was full or the rows are over, which Spark does not call a spill
+   */
+  void written(long[] report, long memory, long disk, boolean isSpill) {
     encodeNanos.addAndGet(report[Native.ENCODE_NANOS]);
     writeNanos.addAndGet(report[Native.WRITE_NANOS]);
-    if (!finishing) {
+    if (isSpill) {
       spills.incrementAndGet();
       memorySpilled.addAndGet(memory);
       diskSpilled.addAndGet(disk);

@@ -10,6 +10,7 @@ import java.util.Arrays;
 import java.util.List;
 import org.apache.comet.BlockSink;
 import org.apache.comet.Native;
+import org.apache.spark.TaskKilledException;
 
 /**
  * Rows into pages, pages into one file.
@@ -30,6 +31,23 @@ public abstract class SpillWriter {
   private final List<SpillInfo> spills = new ArrayList<>();
   private long written;
   private boolean closed;
+
+  /** Why a buffer is written. */
+  protected enum Reason {
+    /** Memory is short: it is free when the call returns. */
+    MEMORY,
+    /** So many rows are not to be held. */
+    THRESHOLD,
+    /** The rows of a block are there. */
+    BATCH,
+    /** The rows are over. */
+    END;
+
+    /** Whether Spark calls it a spill. */
+    boolean isSpill() {
+      return this == MEMORY || this == THRESHOLD;
+    }
+  }
 
   /** For {@code partitions} partitions from {@code firstPartition} on. */
   protected SpillWriter(ShuffleWriteContext context, int firstPartition, int partitions) {
@@ -62,13 +80,8 @@ public abstract class SpillWriter {
     return active.bytes();
   }
 
-  /**
-   * Writes the active buffer out and starts a new one.
-   *
-   * @param mayWait true: the memory is not needed now, so a lane may do it; false: it is free when this returns
-   * @return bytes of memory freed by this call
-   */
-  protected final long doSpilling(boolean mayWait) throws IOException {
+  /** Writes the active buffer out, by a lane if memory is not short, and starts a new one; returns bytes freed by this call. */
+  protected final long doSpilling(Reason reason) throws IOException {
     RowBuffer buffer = active;
     if (buffer.rows() == 0) {
       long bytes = buffer.bytes();
@@ -76,7 +89,8 @@ public abstract class SpillWriter {
       return bytes;
     }
     active = new RowBuffer(context.allocator());
-    if (mayWait && lane != null) {
+    buffer.setSpill(reason.isSpill());
+    if (reason != Reason.MEMORY && lane != null) {
       try {
         context.async().submit(lane, buffer);
       } catch (IOException | RuntimeException | Error e) {
@@ -100,7 +114,7 @@ public abstract class SpillWriter {
 
   /** The last spill. After it the file is complete and nothing is on its way. */
   public final void finish() throws IOException {
-    doSpilling(false);
+    doSpilling(Reason.END);
     if (lane != null) {
       context.async().drain();
     }
@@ -138,11 +152,18 @@ public abstract class SpillWriter {
 
   private void append(RowBuffer buffer) throws IOException {
     long[] bytes = new long[partitions];
-    long[] report = context.encrypted() ? appendEncrypted(buffer, bytes) : appendPlain(buffer, bytes);
+    long[] report;
+    try {
+      report = context.encrypted() ? appendEncrypted(buffer, bytes) : appendPlain(buffer, bytes);
+    } catch (TaskKilledException killed) {
+      // Native code knows that, not why.
+      context.checkKilled();
+      throw killed;
+    }
     SpillInfo spill = new SpillInfo(written, bytes);
     spills.add(spill);
     written += spill.length();
-    context.written(report, buffer.bytes(), spill.length());
+    context.written(report, buffer.bytes(), spill.length(), buffer.isSpill());
   }
 
   private long[] appendPlain(RowBuffer buffer, long[] bytes) throws IOException {

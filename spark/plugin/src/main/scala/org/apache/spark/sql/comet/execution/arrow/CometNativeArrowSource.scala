@@ -11,13 +11,14 @@ import org.apache.arrow.memory.BufferAllocator
 import org.apache.arrow.vector.{FieldVector, VectorSchemaRoot}
 import org.apache.arrow.vector.ipc.ArrowReader
 import org.apache.arrow.vector.types.pojo.{Field, FieldType, Schema}
-import org.apache.comet.CometArrowAllocator
+import org.apache.comet.{CometArrowAllocator, CometVector}
 
 import org.apache.spark.internal.Logging
 import org.apache.spark.sql.catalyst.InternalRow
+import org.apache.spark.sql.catalyst.expressions.UnsafeRow
 import org.apache.spark.sql.execution.arrow.ArrowWriter
 import org.apache.spark.sql.types.StructType
-import org.apache.spark.sql.vectorized.{ArrowColumnVector, ColumnarBatch}
+import org.apache.spark.sql.vectorized.ColumnarBatch
 
 /** Where the exceptions of a task's input streams are kept, because the C stream interface carries an error number and a text.
   * Native code fetches the object and rethrows it when its pull has failed.
@@ -85,14 +86,25 @@ final class RowArrowReader(
       // `create` allocates afresh and drops this root's share of the former buffers; native code keeps its own.
       val writer = ArrowWriter.create(root)
       var n = 0
-      while (n < batchRows && rows.hasNext) {
-        writer.write(rows.next())
+      var bytes = 0L
+      while (n < batchRows && bytes < RowArrowReader.BatchBytes && rows.hasNext) {
+        val row = rows.next()
+        writer.write(row)
         n += 1
+        row match {
+          case unsafe: UnsafeRow => bytes += unsafe.getSizeInBytes
+          case _ =>
+        }
       }
       writer.finish()
       root.setRowCount(n)
       true
     }
+}
+
+private object RowArrowReader {
+  /** A batch ends with the row that fills this. */
+  val BatchBytes: Long = 16L << 20
 }
 
 /** Batches of a Spark operator whose columns are not Arrow: copied. */
@@ -240,13 +252,13 @@ object CometArrowStream extends Logging {
   }
 
   private[arrow] def vector(batch: ColumnarBatch, column: Int): FieldVector =
-    batch.column(column).asInstanceOf[ArrowColumnVector].getValueVector.asInstanceOf[FieldVector]
+    batch.column(column).asInstanceOf[CometVector].vector
 
   private def movable(batch: ColumnarBatch): Boolean =
     (0 until batch.numCols).forall { i =>
       batch.column(i) match {
-        case arrow: ArrowColumnVector =>
-          arrow.getValueVector.getField.getDictionary == null && CometArrowAllocator.related(arrow.getValueVector.getAllocator)
+        case arrow: CometVector =>
+          arrow.vector.getField.getDictionary == null && CometArrowAllocator.related(arrow.vector.getAllocator)
         case _ => false
       }
     }

@@ -76,6 +76,7 @@ private[shuffle] final class BlockStream(in: InputStream) extends InputStream {
 private[shuffle] object BlockStream {
   val LengthBytes = 8
   private val CrcOffset = 24
+  private val RowsOffset = 28
 
   /** All up to and with the checksum. */
   private val FrameBytes = 28
@@ -94,6 +95,9 @@ private[shuffle] object BlockStream {
     }
     length
   }
+
+  /** Rows of the block that begins at `block`. */
+  def rows(bytes: Array[Byte], block: Int): Long = u32(bytes, block + RowsOffset)
 
   private def u32(bytes: Array[Byte], at: Int): Long =
     (bytes(at) & 0xffL) | (bytes(at + 1) & 0xffL) << 8 | (bytes(at + 2) & 0xffL) << 16 | (bytes(at + 3) & 0xffL) << 24

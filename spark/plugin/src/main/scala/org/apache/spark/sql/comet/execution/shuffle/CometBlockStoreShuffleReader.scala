@@ -3,8 +3,6 @@ package org.apache.spark.sql.comet.execution.shuffle
 
 import java.io.InputStream
 
-import org.apache.comet.CometArrowAllocator
-
 import org.apache.spark.{InterruptibleIterator, SparkEnv, TaskContext}
 import org.apache.spark.internal.config
 import org.apache.spark.shuffle.{ShuffleReader, ShuffleReadMetricsReporter}
@@ -51,21 +49,11 @@ private[spark] class CometBlockStoreShuffleReader[K, C](
   }
 
   override def read(): Iterator[Product2[K, C]] = {
-    val allocator = CometArrowAllocator.child(s"shuffle-read-${context.taskAttemptId()}")
-    val decoder = new BlockDecoder(dependency.arrowSchema, allocator, dependency.decodeTime)
-    var open: Option[NativeBatchDecoderIterator] = None
-    // Runs on success, failure and early end (a limit) alike.
-    context.addTaskCompletionListener[Unit] { _ =>
-      open.foreach(_.close())
-      decoder.close()
-      allocator.close()
-    }
-    val batches = fetched.flatMap { case (_, stream) =>
-      open.foreach(_.close())
-      val iterator = new NativeBatchDecoderIterator(stream, decoder)
-      open = Some(iterator)
-      iterator
-    }
+    val streams = fetched.map(_._2)
+    val decoder = new BlockDecoder(dependency.arrowSchema, context.taskAttemptId(), dependency.decodeTime)
+    val batches = new NativeBatchDecoderIterator(streams, decoder, dependency.settings.batchSize)
+    // It closes itself at its end, because a task may read many shuffles in turn; this is for failures and early ends.
+    context.addTaskCompletionListener[Unit](_ => batches.close())
     val counted = batches.map { batch =>
       metrics.incRecordsRead(batch.numRows)
       (null.asInstanceOf[K], batch.asInstanceOf[C])

@@ -3,12 +3,14 @@ package org.apache.spark.sql.comet.execution.shuffle
 
 import org.apache.comet.{CometConf, ConfKey}
 
+import org.apache.spark.SparkEnv
 import org.apache.spark.sql.SparkSession
 import org.apache.spark.sql.catalyst.rules.Rule
 import org.apache.spark.sql.catalyst.trees.TreeNodeTag
 import org.apache.spark.sql.comet.execution.arrow.CometArrowSchema
-import org.apache.spark.sql.execution.SparkPlan
+import org.apache.spark.sql.execution.{BaseScriptTransformationExec, FlatMapGroupsInRExec, FlatMapGroupsInRWithArrowExec, MapPartitionsInRWithArrowExec, SparkPlan}
 import org.apache.spark.sql.execution.exchange.ShuffleExchangeExec
+
 
 /** Replaces Spark's shuffle exchanges. Runs several times over a plan: once converted, a node is not met again, and a refusal is
   * remembered on the node, so that adaptive re-planning cannot change one side of a join.
@@ -16,10 +18,11 @@ import org.apache.spark.sql.execution.exchange.ShuffleExchangeExec
 case class CometExchangeRule(session: SparkSession) extends Rule[SparkPlan] {
   override def apply(plan: SparkPlan): SparkPlan =
     if (!on(CometConf.Enabled) || !on(CometConf.ShuffleEnabled)) plan
-    else
+    else {
+      val forAll = refusal(plan)
       plan.transformUp {
         case exchange: ShuffleExchangeExec if exchange.getTagValue(CometExchangeRule.StaysSpark).isEmpty =>
-          refusal(exchange) match {
+          forAll.orElse(refusal(exchange)) match {
             case None => CometColumnarExchange.of(exchange)
             case Some(why) =>
               logDebug(s"exchange stays Spark's: $why")
@@ -27,6 +30,14 @@ case class CometExchangeRule(session: SparkSession) extends Rule[SparkPlan] {
               exchange
           }
       }
+    }
+
+  private def refusal(plan: SparkPlan): Option[String] =
+    if (!Option(SparkEnv.get).exists(_.shuffleManager.isInstanceOf[CometShuffleManager])) {
+      Some(s"spark.shuffle.manager is not ${classOf[CometShuffleManager].getName}")
+    } else {
+      plan.find(CometExchangeRule.readsOnOtherThreads).map(node => s"${node.nodeName} reads its input on a thread of its own")
+    }
 
   private def refusal(exchange: ShuffleExchangeExec): Option[String] =
     if (CometConf.ShuffleMode.get(setting) == "native") Some("the mode is native, and the child is not")
@@ -41,4 +52,11 @@ case class CometExchangeRule(session: SparkSession) extends Rule[SparkPlan] {
 object CometExchangeRule {
   /** Why this exchange was left alone; shown by extended explain. */
   val StaysSpark: TreeNodeTag[String] = TreeNodeTag[String]("comet.exchange.stays.spark")
+
+  /** Such a thread may still read when the task ends and our batches are freed. */
+  private def readsOnOtherThreads(node: SparkPlan): Boolean = node match {
+    case _: BaseScriptTransformationExec => true
+    case _: MapPartitionsInRWithArrowExec | _: FlatMapGroupsInRExec | _: FlatMapGroupsInRWithArrowExec => true
+    case _ => false
+  }
 }

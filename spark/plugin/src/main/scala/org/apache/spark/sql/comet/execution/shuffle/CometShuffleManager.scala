@@ -34,6 +34,11 @@ private[spark] class CometNativeShuffleHandle[K, V](shuffleId: Int, dependency: 
   * The constructor runs while Spark's environment is half made: it must not touch `SparkEnv`.
   */
 private[spark] class CometShuffleManager(conf: SparkConf) extends SortShuffleManager(conf) {
+  if (!conf.get(config.PLUGINS).contains(classOf[CometPlugin].getName)) {
+    throw new IllegalArgumentException(
+      s"spark.shuffle.manager is ${getClass.getName}, which does nothing alone " +
+        s"(hint: spark.plugins=${classOf[CometPlugin].getName})")
+  }
 
   /** Map ids of our shuffles in this process, to delete their files; Spark's are in the superclass. */
   private val mapIds = new ConcurrentHashMap[Int, java.util.Set[Long]]()

@@ -6,64 +6,134 @@ import java.nio.ByteBuffer
 
 import org.apache.arrow.memory.BufferAllocator
 import org.apache.arrow.vector.types.pojo.Schema
-import org.apache.comet.{BatchImporter, Native, OwnedBatchIterator}
+
+import org.apache.comet.{BatchImporter, CometArrowAllocator, Native, OwnedBatchIterator}
 
 import org.apache.spark.sql.execution.metric.SQLMetric
 import org.apache.spark.sql.vectorized.ColumnarBatch
 
-/** What all blocks of one reduce task are decoded with: the native decoder, the Arrow schema, one growing byte array. */
-private[shuffle] final class BlockDecoder(schemaMessage: Array[Byte], allocator: BufferAllocator, decodeTime: SQLMetric)
-    extends AutoCloseable {
+/** What all blocks of one reduce task are decoded with: Arrow's memory, the schema, the native decoder. */
+private[shuffle] final class BlockDecoder(schemaMessage: Array[Byte], task: Long, decodeTime: SQLMetric) extends AutoCloseable {
+  private val allocator: BufferAllocator = CometArrowAllocator.child(s"shuffle-read-$task")
   private val importer = new BatchImporter(Schema.deserializeMessage(ByteBuffer.wrap(schemaMessage)), allocator)
-  private val reader = Native.createShuffleReader(schemaMessage)
-  private var buffer = new Array[Byte](128 * 1024)
-  private var closed = false
-
-  /** Where the block that is to be decoded next goes: at least `length` bytes. */
-  def reserve(length: Int): Array[Byte] = {
-    if (buffer.length < length) {
-      buffer = new Array[Byte](math.min(Int.MaxValue - 8L, math.max(length.toLong, buffer.length * 2L)).toInt)
+  private val reader =
+    try Native.createShuffleReader(schemaMessage)
+    catch {
+      case t: Throwable =>
+        allocator.close()
+        throw t
     }
-    buffer
-  }
 
-  def decode(length: Int): Option[ColumnarBatch] = {
+  /** The batch of the blocks that are the first `length` of `bytes`. */
+  def decode(bytes: Array[Byte], length: Int): Option[ColumnarBatch] = {
     val begin = System.nanoTime()
-    val batch = importer.next(array => Native.decodeShuffleBlock(reader, buffer, length.toLong, array))
+    val batch = importer.next(array => Native.decodeShuffleBlock(reader, bytes, length.toLong, array))
     decodeTime += System.nanoTime() - begin
     batch
   }
 
-  override def close(): Unit = if (!closed) {
-    closed = true
-    Native.releaseShuffleReader(reader)
-  }
+  override def close(): Unit =
+    try Native.releaseShuffleReader(reader)
+    finally allocator.close()
 }
 
-/** The batches of one fetched shuffle block. */
-private[shuffle] final class NativeBatchDecoderIterator(in: InputStream, decoder: BlockDecoder) extends OwnedBatchIterator {
+/** The batches of all fetched shuffle blocks of one reduce task.
+  *
+  * Small blocks, of which there are many if partitions are many, are decoded together: a batch costs so much for each column,
+  * however few rows it has.
+  *
+  * @param batchRows with half as many rows a batch is large enough
+  */
+private[shuffle] final class NativeBatchDecoderIterator(streams: Iterator[InputStream], decoder: BlockDecoder, batchRows: Int)
+    extends OwnedBatchIterator {
+  private var stream: InputStream = _
   private val header = new Array[Byte](BlockStream.LengthBytes)
 
+  /** Bytes of the block whose length was read and which waits for the next batch; 0 = none. */
+  private var waiting = 0
+  private var blocks = new Array[Byte](NativeBatchDecoderIterator.FirstBytes)
+  private var end = 0
+
+  /** Bytes that there is room for. */
+  private[shuffle] def reservedBytes: Int = blocks.length
+
   override protected def read(): Option[ColumnarBatch] = {
-    val first = in.read(header, 0, header.length)
-    if (first < 0) {
-      None
-    } else {
-      readFully(header, first, header.length)
-      val length = BlockStream.contentLength(header).toInt
-      readFully(decoder.reserve(length), 0, length)
-      decoder.decode(length)
+    end = 0
+    var rows = 0L
+    while (rows * 2 < batchRows && nextBlock()) {
+      if (end > 0 && end.toLong + waiting > NativeBatchDecoderIterator.JoinedBytes) return decode()
+      rows += readBlock()
     }
+    if (end > 0) decode() else None
   }
 
-  override protected def release(): Unit = in.close()
+  override protected def release(): Unit =
+    try closeStream()
+    finally decoder.close()
+
+  private def decode(): Option[ColumnarBatch] = decoder.decode(blocks, end)
+
+  /** Whether there is another block; its length has been read then. */
+  private def nextBlock(): Boolean = {
+    while (waiting == 0) {
+      if (stream == null) {
+        if (!streams.hasNext) return false
+        stream = streams.next()
+      }
+      val n = stream.read(header, 0, header.length)
+      if (n < 0) {
+        closeStream()
+      } else {
+        readFully(header, n, header.length)
+        waiting = BlockStream.contentLength(header).toInt
+      }
+    }
+    true
+  }
+
+  /** Puts the block that waits behind the others; returns its rows. */
+  private def readBlock(): Long = {
+    val begin = end
+    reserve(header.length)
+    System.arraycopy(header, 0, blocks, end, header.length)
+    end += header.length
+    // Room is made for what has come, not for what a length claims that no checksum has confirmed yet.
+    while (waiting > 0) {
+      val step = math.min(waiting, math.max(end, NativeBatchDecoderIterator.FirstBytes))
+      reserve(step)
+      readFully(blocks, end, end + step)
+      end += step
+      waiting -= step
+    }
+    BlockStream.rows(blocks, begin)
+  }
+
+  private def reserve(more: Int): Unit = if (blocks.length - end < more) {
+    val doubled = math.min(blocks.length * 2L, NativeBatchDecoderIterator.LargestArray)
+    blocks = java.util.Arrays.copyOf(blocks, math.max(doubled, end.toLong + more).toInt)
+  }
 
   private def readFully(into: Array[Byte], from: Int, until: Int): Unit = {
     var at = from
     while (at < until) {
-      val n = in.read(into, at, until - at)
+      val n = stream.read(into, at, until - at)
       if (n < 0) throw new EOFException(s"a shuffle block ends ${until - at} bytes early")
       at += n
     }
   }
+
+  private def closeStream(): Unit = if (stream != null) {
+    val done = stream
+    stream = null
+    done.close()
+  }
+}
+
+private[shuffle] object NativeBatchDecoderIterator {
+  private val FirstBytes = 128 * 1024
+
+  /** Blocks of more bytes than this together are not joined. */
+  private val JoinedBytes = 4 * 1024 * 1024
+
+  private val LargestArray = Int.MaxValue - 8L
 }

@@ -5,12 +5,12 @@ import org.apache.arrow.c.{ArrowArrayStream, Data}
 import org.apache.arrow.memory.BufferAllocator
 import org.apache.arrow.vector.{BigIntVector, IntVector, VarCharVector}
 import org.apache.arrow.vector.ipc.ArrowReader
-import org.apache.comet.CometArrowAllocator
+import org.apache.comet.{CometArrowAllocator, CometVector}
 
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.execution.vectorized.OnHeapColumnVector
 import org.apache.spark.sql.types._
-import org.apache.spark.sql.vectorized.{ArrowColumnVector, ColumnarBatch, ColumnVector}
+import org.apache.spark.sql.vectorized.{ColumnarBatch, ColumnVector}
 import org.apache.spark.unsafe.types.UTF8String
 import org.scalatest.BeforeAndAfterEach
 import org.scalatest.funsuite.AnyFunSuite
@@ -91,7 +91,7 @@ class CometArrowStreamSuite extends AnyFunSuite with BeforeAndAfterEach {
     }
     numbers.setValueCount(to - from)
     texts.setValueCount(to - from)
-    new ColumnarBatch(Array[ColumnVector](new ArrowColumnVector(numbers), new ArrowColumnVector(texts)), to - from)
+    new ColumnarBatch(Array[ColumnVector](new CometVector(numbers), new CometVector(texts)), to - from)
   }
 
   test("arrow-backed batches move, and the stream says their true types") {
@@ -148,7 +148,7 @@ class CometArrowStreamSuite extends AnyFunSuite with BeforeAndAfterEach {
   test("a change of types between batches is an error, not garbage") {
     val allocator = CometArrowAllocator.child("upstream")
     val second = new ColumnarBatch(
-      Array[ColumnVector](new ArrowColumnVector(new BigIntVector("n", allocator)), new ArrowColumnVector(new VarCharVector("s", allocator))), 0)
+      Array[ColumnVector](new CometVector(new BigIntVector("n", allocator)), new CometVector(new VarCharVector("s", allocator))), 0)
     val first = arrowBatch(allocator, 0, 4)
     imported(CometArrowStream.ofBatches("op", schema, Iterator(first, second), _)) { (reader, failures) =>
       assert(reader.loadNextBatch())

@@ -33,4 +33,10 @@ class CometShuffleManagerSuite extends AnyFunSuite {
         (false, Int.MaxValue, false, Seq(cluster, threshold -> Int.MaxValue.toString)))
     } assert(bypasses(partitions, combine, settings: _*) == expected, s"$partitions partitions, combine $combine, $settings")
   }
+
+  test("the manager without the plug-in, which would do nothing, is an error") {
+    val thrown = intercept[IllegalArgumentException](new CometShuffleManager(new SparkConf(false)))
+    assert(thrown.getMessage.contains("spark.plugins=org.apache.spark.CometPlugin"))
+    new CometShuffleManager(new SparkConf(false).set("spark.plugins", "a.b.C,org.apache.spark.CometPlugin"))
+  }
 }

@@ -25,12 +25,12 @@ public final class CometShuffleExternalSorter extends SpillWriter {
       return false;
     }
     if (bufferedRows() >= spillRows) {
-      doSpilling(true);
+      doSpilling(Reason.THRESHOLD);
     }
     return true;
   }
 
   public long spillNow() throws IOException {
-    return doSpilling(false);
+    return doSpilling(Reason.MEMORY);
   }
 }
