@@ -104,6 +104,11 @@ def fails_natively(outcome, expected):
     assert outcome["rows"] and NATIVE_NODES & set(outcome["nodes"]), f"{outcome}"
 
 
+def ended_soon(outcome, expected):
+    """Within a batch or a spill, which are small here; Spark's own map tasks may go on to their end."""
+    assert outcome["seconds"] < 10, f"tasks ran on for {outcome['seconds']:.1f} s after the cancellation"
+
+
 def is_partly_ours(outcome, expected):
     kinds = kinds_of_exchanges(outcome)
     assert dict(kinds) == {OURS: 1, SPARKS: 1}, f"the exchanges are {dict(kinds)}\n{outcome['plan']}"

@@ -6,7 +6,7 @@ import typing
 
 from cases import faults, files, queries
 from checks import (
-    WRITERS, ended_early, fails_natively, has_metrics_of_vanilla, has_nodes, has_shape_of_vanilla, has_spilled, has_true_checksums,
+    WRITERS, ended_early, ended_soon, fails_natively, has_metrics_of_vanilla, has_nodes, has_shape_of_vanilla, has_spilled, has_true_checksums,
     is_flat, is_native, is_ours, is_ours_after_faults, is_partly_ours, is_read, is_written_by, says, starts, stays_sparks,
     was_cancelled, was_computed_again, was_repaired)
 from harness import compare, driver
@@ -156,17 +156,19 @@ def edge_tests():
 
 
 def fault_tests():
-    for name, settings in [("", {}), (", native", NATIVE)]:
+    # Several batches in a block.
+    small = {BATCH_ROWS: "64", "spark.comet.batchSize": "64"}
+    for name, settings in [("", small), (", native", {**small, **NATIVE})]:
         yield Test(f"cancelled{name}", faults.cancelled, dict(during="reduce", partitions=8, settings=settings), None,
-                   [was_cancelled], timeout=150)
+                   [was_cancelled, ended_soon], timeout=150)
         yield Test(f"failing input{name}", faults.failing_input, dict(settings=settings), compare.same_rows,
-                   [fails_natively] if settings else [])
-        # Blocks of several batches.
-        yield Test(f"early end{name}", faults.early_end, dict(settings={**settings, BATCH_ROWS: "64"}), None, [ended_early])
+                   [fails_natively] if name else [])
+        yield Test(f"early end{name}", faults.early_end, dict(settings=settings), None, [ended_early])
     for writer, asynchronous in (("bypass", "true"), ("sort", "true"), ("sort", "false")):
         settings = {SPILL_ROWS: "10", ASYNC: asynchronous}
         yield Test(f"cancelled while it writes, {writer}, {'async' if asynchronous == 'true' else 'sync'}", faults.cancelled,
-                   dict(during="map", partitions=WRITERS[writer][0], settings=settings), None, [was_cancelled], timeout=150)
+                   dict(during="map", partitions=WRITERS[writer][0], settings=settings), None, [was_cancelled, ended_soon],
+                   timeout=150)
 
 
 def checksum_tests():
@@ -183,13 +185,19 @@ def executor_tests():
                    [was_computed_again, is_ours_after_faults], timeout=150)
 
 
-def sample_tests(seeds, data, rows=20_000, check=is_ours):
+def sample_tests(seeds, data):
     """A little of everything, for groups that differ by static settings."""
     yield from random_tests(seeds)
+    yield from many_rows_tests(20_000, {}, is_ours)
+    for number, configuration in zip((3, 18), PAIRWISE):
+        yield from tpch_tests(data, [number], [configuration])
+
+
+def many_rows_tests(rows, settings, check, name="many rows"):
     for writer, (partitions, _) in WRITERS.items():
-        yield Test(f"many rows {writer}", queries.big, dict(rows=rows, how="hash", partitions=partitions, settings=NO_AQE),
+        yield Test(f"{name} {writer}", queries.big,
+                   dict(rows=rows, how="hash", partitions=partitions, settings={**NO_AQE, **settings}),
                    compare.same_rows, [check], timeout=240)
-    yield from tpch_tests(data, [3, 18], PAIRWISE[:2])
 
 
 # -- Starts
@@ -223,8 +231,8 @@ def groups(options):
     seeds = range(options.seed, options.seed + (40 if full else 4))
     few = list(seeds)[:None if full else 1]
     local = [*edge_tests(), *fault_tests(), *checksum_tests(), *random_tests(seeds),
-             *(tpch_tests(data, everything, ALL) if full else some_tpch_tests(data, everything, PAIRWISE, 3)),
-             *native_tests(data, everything)]
+             *(tpch_tests(data, everything, ALL) if full else some_tpch_tests(data, everything, PAIRWISE, 2)),
+             *native_tests(data, everything if full else everything[::2])]
     if full:
         local += tpch_tests(options.big_data, everything, [PAIRWISE[0], PAIRWISE[4]], "tpch sf1", timeout=600)
     cluster = [
@@ -235,7 +243,10 @@ def groups(options):
     yield Group("settings", None, list(start_tests(str(options.jar))))
     yield Group("local", LOCAL, local)
     yield Group("cluster, crc32", CLUSTER, cluster, {ALGORITHM: "CRC32"})
-    yield Group("little memory, no checksums", LOCAL, list(sample_tests(few, data, 1_000_000, has_spilled(1))),
+    # So that memory is short before a batch is full.
+    large = {BATCH_ROWS: "1000000"}
+    yield Group("little memory, no checksums", LOCAL,
+                [*sample_tests(few, data), *many_rows_tests(1_500_000, large, has_spilled(4), "rows beyond memory")],
                 {"spark.memory.offHeap.size": "64m", CHECKSUMS: "false"})
     yield Group("encrypted, crc32", LOCAL, [*sample_tests(few, data), *checksum_tests()], {**ENCRYPTED, ALGORITHM: "CRC32"})
     yield Group("not compressed, crc32c", LOCAL, [*sample_tests(few, data), *checksum_tests()],

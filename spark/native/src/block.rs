@@ -20,6 +20,8 @@
 //! ```
 //!
 //! Buffers in the body start on multiples of 16 bytes. The body comes first, so that it starts where its buffers may.
+//! Offsets (of strings, lists, maps) lie in it as differences to the ones before: lengths, which often repeat, instead of
+//! numbers that never do and which no codec here would make smaller.
 //!
 //! `LZ4_` is one raw LZ4 block, `SNAP` one raw Snappy block, `ZSTD` one Zstandard frame. A payload that compression
 //! would not make smaller is `NONE`, whatever the writer is set to: each block says for itself.
@@ -38,7 +40,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::buffer::{Buffer, MutableBuffer};
 use arrow::compute::concat_batches;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, Schema, SchemaRef};
 use ballista_core::config::Compression;
 use ballista_shuffle::{Block, BlockDecoder, BlockEncoder};
 use bytes::Bytes;
@@ -107,6 +109,7 @@ impl Codec {
 pub struct BlockWriter {
     encoder: BlockEncoder,
     fields: u64,
+    offsets: OffsetBuffers,
     compressor: Compressor,
 }
 
@@ -116,6 +119,7 @@ impl BlockWriter {
         Ok(Self {
             encoder: BlockEncoder::try_new_aligned(schema, Compression::None, ALIGNMENT)?,
             fields: schema.fields().len() as u64,
+            offsets: OffsetBuffers::of(schema),
             compressor: Compressor::try_new(codec)?,
         })
     }
@@ -136,6 +140,7 @@ impl BlockWriter {
     fn frame(&mut self, block: Block, out: &mut Vec<u8>) -> Result<()> {
         // Nobody else has the body: this takes its memory over.
         let mut content = Vec::from(block.body);
+        self.offsets.each(&block.header, &mut content, differences)?;
         content.extend_from_slice(&block.header);
 
         let start = out.len();
@@ -230,14 +235,15 @@ impl Compressor {
 pub struct BlockReader {
     decoder: BlockDecoder,
     fields: u64,
+    offsets: OffsetBuffers,
     zstd: Option<zstd::bulk::Decompressor<'static>>,
 }
 
 impl BlockReader {
     /// A reader of the blocks of a [`BlockWriter`] for `schema`.
     pub fn try_new(schema: SchemaRef) -> Result<Self> {
-        let fields = schema.fields().len() as u64;
-        Ok(Self { decoder: BlockDecoder::try_new(schema)?, fields, zstd: None })
+        let (fields, offsets) = (schema.fields().len() as u64, OffsetBuffers::of(&schema));
+        Ok(Self { decoder: BlockDecoder::try_new(schema)?, fields, offsets, zstd: None })
     }
 
     /// The schema of the batches.
@@ -282,10 +288,12 @@ impl BlockReader {
         }
         let (rows, content_length, header_length) = (number(28), number(32) as usize, number(36) as usize);
         let body_length = content_length.checked_sub(header_length).filter(|_| content_length <= MAX_BLOCK_BYTES);
-        let body_length = body_length.ok_or_else(|| {
-            corrupt(format!("a header of {header_length} bytes in a content of {content_length}"))
-        })?;
-        let mut body = self.decompress(number(16).to_le_bytes(), payload, content_length)?;
+        let body_length = body_length
+            .ok_or_else(|| corrupt(format!("a header of {header_length} bytes in a content of {content_length}")))?;
+        let mut content = self.decompress(number(16).to_le_bytes(), payload, content_length)?;
+        let (body, header) = content.as_slice_mut().split_at_mut(body_length);
+        self.offsets.each(header, body, sums)?;
+        let mut body = Bytes::from_owner(Content(Buffer::from(content)));
         let header = body.split_off(body_length);
         Ok(self.decoder.decode_verified(&header, &body, u64::from(rows))?)
     }
@@ -307,7 +315,7 @@ impl BlockReader {
         }
     }
 
-    fn decompress(&mut self, tag: [u8; 4], payload: &[u8], content_length: usize) -> Result<Bytes> {
+    fn decompress(&mut self, tag: [u8; 4], payload: &[u8], content_length: usize) -> Result<MutableBuffer> {
         // Aligned, so that Arrow's arrays can point into it.
         let mut content = MutableBuffer::from_len_zeroed(content_length);
         let plain = content.as_slice_mut();
@@ -332,7 +340,84 @@ impl BlockReader {
         if length != content_length {
             return Err(corrupt(format!("{length} bytes of content, {content_length} promised")));
         }
-        Ok(Bytes::from_owner(Content(Buffer::from(content))))
+        Ok(content)
+    }
+}
+
+/// Which buffers of a body are offsets.
+struct OffsetBuffers {
+    /// Their numbers among the buffers of a message.
+    numbers: Vec<usize>,
+}
+
+impl OffsetBuffers {
+    fn of(schema: &Schema) -> Self {
+        fn visit(data_type: &DataType, next: &mut usize, numbers: &mut Vec<usize>) {
+            // Validity comes first, but for the type that has none.
+            let first = *next;
+            match data_type {
+                DataType::Null => {}
+                DataType::Utf8 | DataType::Binary => {
+                    numbers.push(first + 1);
+                    *next += 3;
+                }
+                DataType::List(item) | DataType::Map(item, _) => {
+                    numbers.push(first + 1);
+                    *next += 2;
+                    visit(item.data_type(), next, numbers);
+                }
+                DataType::Struct(fields) => {
+                    *next += 1;
+                    fields.iter().for_each(|field| visit(field.data_type(), next, numbers));
+                }
+                // Carrier schemas have no other nested types.
+                _ => *next += 2,
+            }
+        }
+        let (mut next, mut numbers) = (0, Vec::new());
+        schema.fields().iter().for_each(|field| visit(field.data_type(), &mut next, &mut numbers));
+        Self { numbers }
+    }
+
+    /// Changes every such buffer of the message of `header` with this `body`.
+    fn each(&self, header: &[u8], body: &mut [u8], change: fn(&mut [[u8; 4]])) -> Result<()> {
+        if self.numbers.is_empty() {
+            return Ok(());
+        }
+        let message = arrow_ipc::root_as_message(header).map_err(|error| corrupt(format!("header: {error}")))?;
+        let buffers = message.header_as_record_batch().and_then(|batch| batch.buffers());
+        let buffers = buffers.ok_or_else(|| corrupt("a header without buffers".to_owned()))?;
+        for number in &self.numbers {
+            if *number >= buffers.len() {
+                return Err(corrupt(format!("{} buffers, the schema has more", buffers.len())));
+            }
+            let buffer = buffers.get(*number);
+            let (start, length) = (usize::try_from(buffer.offset()), usize::try_from(buffer.length()));
+            let range = start.ok().zip(length.ok()).and_then(|(start, length)| Some(start..start.checked_add(length)?));
+            let offsets = range.and_then(|range| body.get_mut(range));
+            let offsets = offsets.ok_or_else(|| corrupt("a buffer lies outside the body".to_owned()))?;
+            change(offsets.as_chunks_mut().0);
+        }
+        Ok(())
+    }
+}
+
+/// Offsets become their differences; the first one stays.
+fn differences(offsets: &mut [[u8; 4]]) {
+    let mut before = 0;
+    for offset in offsets {
+        let value = u32::from_le_bytes(*offset);
+        *offset = value.wrapping_sub(before).to_le_bytes();
+        before = value;
+    }
+}
+
+/// The opposite of [`differences`].
+fn sums(offsets: &mut [[u8; 4]]) {
+    let mut sum = 0_u32;
+    for offset in offsets {
+        sum = sum.wrapping_add(u32::from_le_bytes(*offset));
+        *offset = sum.to_le_bytes();
     }
 }
 
@@ -370,7 +455,7 @@ pub fn read_all(schema: &SchemaRef, mut bytes: &[u8]) -> Result<Vec<RecordBatch>
 #[cfg(test)]
 mod tests {
     use arrow::array::{ArrayRef, Int64Array, RecordBatchOptions, StringArray};
-    use arrow::datatypes::{DataType, Field, Fields, Schema};
+    use arrow::datatypes::{Field, Fields};
     use proptest::prelude::*;
 
     use super::*;
@@ -435,6 +520,15 @@ mod tests {
             assert!(bytes.len() <= plain.len(), "{codec:?}");
             assert_eq!(read_all(&batch.schema(), &bytes).unwrap(), std::slice::from_ref(&batch));
         }
+    }
+
+    #[test]
+    fn offsets_that_repeat_their_step_cost_next_to_nothing() {
+        let texts: StringArray = (0..8192).map(|_| Some("REG AIR")).collect();
+        let batch = RecordBatch::try_from_iter([("a", Arc::new(texts) as ArrayRef)]).unwrap();
+        let bytes = written(&batch, Codec::Lz4, 1 << 20);
+        assert!(bytes.len() < 1024, "{}", bytes.len());
+        assert_eq!(read_all(&batch.schema(), &bytes).unwrap(), [batch]);
     }
 
     #[test]

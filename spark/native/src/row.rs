@@ -480,10 +480,21 @@ enum Values {
     NarrowDecimal(Vec<i128>),
     WideDecimal(Vec<i128>),
     /// `last`: bytes of the last batch, as a guess at those of the next.
-    Bytes { offsets: Vec<i32>, bytes: Vec<u8>, last: usize },
+    Bytes {
+        offsets: Vec<i32>,
+        bytes: Vec<u8>,
+        last: usize,
+    },
     Struct(Vec<Column>),
-    List { offsets: Vec<i32>, items: Box<Column> },
-    Map { offsets: Vec<i32>, keys: Box<Column>, values: Box<Column> },
+    List {
+        offsets: Vec<i32>,
+        items: Box<Column>,
+    },
+    Map {
+        offsets: Vec<i32>,
+        keys: Box<Column>,
+        values: Box<Column>,
+    },
 }
 
 impl Column {

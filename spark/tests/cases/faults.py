@@ -53,9 +53,11 @@ def cancelled(spark, ours, during, partitions, settings):
             thread = InheritableThread(target=run)
             thread.start()
             wait_for_tasks(spark, group, during)
+            start = time.time()
             spark.sparkContext.cancelJobGroup(group)
             thread.join(60)
-        return {"ended": not thread.is_alive(), "error": error, "leaks": probe.leaks(spark, ours),
+        leaks = probe.leaks(spark, ours)
+        return {"ended": not thread.is_alive(), "error": error, "leaks": leaks, "seconds": time.time() - start,
                 "next": slow_rows(spark, 100, 0).count()}
 
 
@@ -99,7 +101,7 @@ def wait_for_tasks(spark, group, during):
 def corrupt_block(spark, settings):
     """A bit of a shuffle file flips between map and reduce. Returns what Spark says of the cause, besides the facts."""
     with probe.settings(spark, {**NO_AQE, **settings}):
-        frame = probe.placed(spark.range(0, 20000, 1, 2).selectExpr("id as k", "hex(id) as s").repartition(4, "k"))
+        frame = probe.placed(spark.range(0, 2000, 1, 2).selectExpr("id as k", "sha2(hex(id), 512) as s").repartition(4, "k"))
         plan = frame._jdf.queryExecution().executedPlan()
         before = probe.exact_rows(plan)
         # Executed again, the plan finds its map outputs and starts with the reducers.

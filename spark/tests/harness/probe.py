@@ -63,6 +63,11 @@ def exact_rows(plan):
     return [bytes(row.getBytes()) for row in plan.executeCollect()]
 
 
+def count(frame):
+    """How many rows there are, all of them made as they are asked for."""
+    return frame._jdf.queryExecution().executedPlan().execute().count()
+
+
 def kind(node):
     return node.getClass().getSimpleName()
 

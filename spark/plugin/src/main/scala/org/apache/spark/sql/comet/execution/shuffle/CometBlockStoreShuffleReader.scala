@@ -3,6 +3,8 @@ package org.apache.spark.sql.comet.execution.shuffle
 
 import java.io.InputStream
 
+import org.apache.comet.CometArrowAllocator
+
 import org.apache.spark.{InterruptibleIterator, SparkEnv, TaskContext}
 import org.apache.spark.internal.config
 import org.apache.spark.shuffle.{ShuffleReader, ShuffleReadMetricsReporter}
@@ -50,9 +52,12 @@ private[spark] class CometBlockStoreShuffleReader[K, C](
 
   override def read(): Iterator[Product2[K, C]] = {
     val streams = fetched.map(_._2)
-    val decoder = new BlockDecoder(dependency.arrowSchema, context.taskAttemptId(), dependency.decodeTime)
+    val allocator = CometArrowAllocator.child(s"shuffle-read-${context.taskAttemptId()}")
+    context.addTaskCompletionListener[Unit](_ => allocator.close())
+    val decoder = new BlockDecoder(dependency.arrowSchema, allocator, dependency.decodeTime)
     val batches = new NativeBatchDecoderIterator(streams, decoder, dependency.settings.batchSize)
-    // It closes itself at its end, because a task may read many shuffles in turn; this is for failures and early ends.
+    // It closes itself at its end, because a task may read many shuffles in turn; this is for failures and early ends, and
+    // runs before what was registered earlier.
     context.addTaskCompletionListener[Unit](_ => batches.close())
     val counted = batches.map { batch =>
       metrics.incRecordsRead(batch.numRows)

@@ -7,22 +7,18 @@ import java.nio.ByteBuffer
 import org.apache.arrow.memory.BufferAllocator
 import org.apache.arrow.vector.types.pojo.Schema
 
-import org.apache.comet.{BatchImporter, CometArrowAllocator, Native, OwnedBatchIterator}
+import org.apache.comet.{BatchImporter, Native, OwnedBatchIterator}
 
 import org.apache.spark.sql.execution.metric.SQLMetric
 import org.apache.spark.sql.vectorized.ColumnarBatch
 
-/** What all blocks of one reduce task are decoded with: Arrow's memory, the schema, the native decoder. */
-private[shuffle] final class BlockDecoder(schemaMessage: Array[Byte], task: Long, decodeTime: SQLMetric) extends AutoCloseable {
-  private val allocator: BufferAllocator = CometArrowAllocator.child(s"shuffle-read-$task")
+/** What all blocks of one shuffle are decoded with in a task. `allocator` has to outlive the batches, some of which may have been
+  * moved to a native plan that still holds them when this is closed.
+  */
+private[shuffle] final class BlockDecoder(schemaMessage: Array[Byte], allocator: BufferAllocator, decodeTime: SQLMetric)
+    extends AutoCloseable {
   private val importer = new BatchImporter(Schema.deserializeMessage(ByteBuffer.wrap(schemaMessage)), allocator)
-  private val reader =
-    try Native.createShuffleReader(schemaMessage)
-    catch {
-      case t: Throwable =>
-        allocator.close()
-        throw t
-    }
+  private val reader = Native.createShuffleReader(schemaMessage)
 
   /** The batch of the blocks that are the first `length` of `bytes`. */
   def decode(bytes: Array[Byte], length: Int): Option[ColumnarBatch] = {
@@ -32,9 +28,7 @@ private[shuffle] final class BlockDecoder(schemaMessage: Array[Byte], task: Long
     batch
   }
 
-  override def close(): Unit =
-    try Native.releaseShuffleReader(reader)
-    finally allocator.close()
+  override def close(): Unit = Native.releaseShuffleReader(reader)
 }
 
 /** The batches of all fetched shuffle blocks of one reduce task.

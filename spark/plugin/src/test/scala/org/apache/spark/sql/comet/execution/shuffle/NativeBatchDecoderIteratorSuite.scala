@@ -51,8 +51,10 @@ class NativeBatchDecoderIteratorSuite extends AnyFunSuite {
     override def close(): Unit = closed += 1
   }
 
+  private lazy val allocator = CometArrowAllocator.child("test")
+
   private def open(streams: Seq[InputStream], batchRows: Int = 8192) =
-    new NativeBatchDecoderIterator(streams.iterator, new BlockDecoder(message, 0, new SQLMetric("timing")), batchRows)
+    new NativeBatchDecoderIterator(streams.iterator, new BlockDecoder(message, allocator, new SQLMetric("timing")), batchRows)
 
   private def nothingLeft(): Unit = {
     assert(CometArrowAllocator.allocated == 0)
