@@ -105,8 +105,11 @@ fn make(tests: bool) -> Result<Spark, String> {
     let java_home = java_home().ok_or("no java 17 (hint: set JAVA_HOME)")?;
     let work = cache()?.join("spark");
     let python = virtual_environment(&work)?;
-    // All libraries, so that the features of shared dependencies are those of every other build.
-    process::run(&mut cargo::cargo(&["build", "--workspace", "--lib"])?)?;
+    // All libraries, so that the features of shared dependencies are those of every other build. One of the examples is a
+    // library for the plug-in's tests.
+    let wanted: &[&str] =
+        if tests { &["build", "--workspace", "--lib", "--examples"] } else { &["build", "--workspace", "--lib"] };
+    process::run(&mut cargo::cargo(wanted)?)?;
     let plugin = folder().join("plugin");
     let mut native = std::ffi::OsString::from("-Dnative.dir=");
     native.push(cargo::binary_dir()?);
