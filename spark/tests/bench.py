@@ -5,7 +5,7 @@
 
 Each side is one Spark on `local[2]`, which lives as long as the program does, so that both are as warm as a service is; a side
 is idle while the other one works. Both have 3 GiB of heap and 1 GiB outside of it, which the operators of vanilla Spark use
-too. Of each workload, either side does one run that is not counted; then each iteration is a run of both, the first to go
+too. Of each workload, either side does two runs that are not counted; then each iteration is a run of both, the first to go
 changing. Nothing else should run on the machine meanwhile; how much figures vary by chance, --control shows.
 """
 
@@ -24,6 +24,8 @@ from harness import driver, tables
 FLAT_SPEED, TPCH_SPEED, BYTES = 0.9, 0.95, 1.0
 
 ROWS = {"10 columns": 2_000_000, "50 columns": 500_000, "nested": 500_000}
+# Runs of a workload that are not counted: the compiler of Java is still busy with the code that Spark made for it.
+WARM_UPS = 2
 SIDES = ("vanilla", "ours")
 # Of both.
 SETTINGS = {
@@ -61,7 +63,7 @@ def workloads(options):
 
 
 def run(workload, place, sides, iterations):
-    for iteration in range(-1, iterations):
+    for iteration in range(-WARM_UPS, iterations):
         # Also from workload to workload, for odd numbers of iterations.
         for side in SIDES if (iteration + place) % 2 else reversed(SIDES):
             result = sides[side].call(workload.case, 600, **workload.arguments)
@@ -96,9 +98,11 @@ def gates(done):
     if flat:
         speeds = [speed(workload.medians("seconds")) for workload in flat]
         yield at_least("flat rows, geometric mean: speed", statistics.geometric_mean(speeds), FLAT_SPEED)
-    for workload in flat:
-        yield at_least(f"{workload.name}: speed", speed(workload.medians("seconds")), FLAT_SPEED)
-        yield at_most(f"{workload.name}: bytes", size(workload.medians("bytes")), BYTES)
+    for workload in done:
+        if workload in flat:
+            yield at_least(f"{workload.name}: speed", speed(workload.medians("seconds")), FLAT_SPEED)
+        if workload not in tpch:
+            yield at_most(f"{workload.name}: bytes", size(workload.medians("bytes")), BYTES)
     if tpch:
         total = lambda what: [sum(workload.median(side, what) for workload in tpch) for side in SIDES]
         print(line("tpch total", total("seconds"), total("bytes")))
@@ -149,6 +153,9 @@ def main():
         for spark in sides.values():
             spark.kill()
     print()
+    for workload in done:
+        if workload.name.startswith("nested"):
+            print(f"info {workload.name}: speed {speed(workload.medians('seconds')):.3f} (no limit)")
     for name, value, holds, limit in results:
         print(f"{'pass' if holds else 'FAIL'} {name} {value:.3f} ({limit})")
     failed = [name for name, _, holds, _ in results if not holds]

@@ -2,13 +2,14 @@
 """All tests, in groups: which cases run with which settings, and what they must fulfil."""
 
 import dataclasses
+import itertools
 import typing
 
 from cases import faults, files, queries
 from checks import (
-    WRITERS, ended_early, ended_soon, fails_natively, has_metrics_of_vanilla, has_nodes, has_shape_of_vanilla, has_spilled, has_true_checksums,
-    is_flat, is_native, is_ours, is_ours_after_faults, is_partly_ours, is_read, is_written_by, says, starts, stays_sparks,
-    was_cancelled, was_computed_again, was_repaired)
+    WRITERS, ended_early, ended_soon, fails_natively, has_metrics_of_vanilla, has_nodes, has_shape_of_vanilla, has_spilled,
+    has_true_checksums, is_flat, is_native, is_ours, is_ours_after_faults, is_partly_ours, is_read, is_written_by, says, starts,
+    stays_sparks, was_cancelled, was_computed_again, was_repaired)
 from harness import compare, driver
 
 AQE = "spark.sql.adaptive.enabled"
@@ -273,10 +274,10 @@ def damage_groups(full):
     yield damaged("encrypted, crc32", LOCAL, "lz4", {**ENCRYPTED, ALGORITHM: "CRC32"})
     yield damaged("none, no checksums", LOCAL, "none", {CHECKSUMS: "false"})
     if full:
-        for master in (LOCAL, CLUSTER):
-            for codec in ("lz4", "zstd", "snappy", "none"):
-                for algorithm in ("ADLER32", "CRC32", "CRC32C"):
-                    for name, encryption in (("", {}), ("encrypted, ", ENCRYPTED)):
-                        place = "cluster, " if master == CLUSTER else ""
-                        yield damaged(f"all, {place}{name}{codec}, {algorithm.lower()}", master, codec,
-                                      {**encryption, ALGORITHM: algorithm})
+        algorithms = itertools.cycle(("ADLER32", "CRC32", "CRC32C"))
+        for codec in ("lz4", "zstd", "snappy", "none"):
+            for place, master in (("", LOCAL), ("cluster, ", CLUSTER)):
+                for secret, encryption in (("", {}), ("encrypted, ", ENCRYPTED)):
+                    algorithm = next(algorithms)
+                    yield damaged(f"all, {place}{secret}{codec}, {algorithm.lower()}", master, codec,
+                                  {**encryption, ALGORITHM: algorithm})
