@@ -63,8 +63,8 @@ const ALIGNMENT: usize = 16;
 /// Version of the layout above.
 pub const VERSION: u8 = 1;
 
-/// The JVM keeps a block in one array or buffer, whose length is an int.
-const MAX_BLOCK_BYTES: usize = i32::MAX as usize;
+/// The JVM keeps blocks in one array, whose length is an int, and refuses a longer one than this.
+const MAX_BLOCK_BYTES: usize = i32::MAX as usize - 64;
 
 /// Contents below this stay as they are: what could be saved is less than a packet's header.
 const MIN_COMPRESSED_BYTES: usize = 64;

@@ -212,15 +212,23 @@ trait Slots<'a> {
         read: impl Fn([u8; N]) -> T,
     ) -> Result<()> {
         values.reserve(self.count());
-        self.each(&mut |slot| {
-            nulls.append(slot.is_some());
-            values.push(match slot {
-                Some(slot) => read(slot.fixed::<N>()?),
-                None => T::default(),
-            });
-            Ok(())
-        })
+        self.each(&mut |slot| push(slot, nulls, values, &read))
     }
+}
+
+/// Appends one value, which has `N` bytes.
+fn push<T: Default, const N: usize>(
+    slot: Option<Slot<'_>>,
+    nulls: &mut NullBufferBuilder,
+    values: &mut Vec<T>,
+    read: impl Fn([u8; N]) -> T,
+) -> Result<()> {
+    nulls.append(slot.is_some());
+    values.push(match slot {
+        Some(slot) => read(slot.fixed::<N>()?),
+        None => T::default(),
+    });
+    Ok(())
 }
 
 /// Field `field` of many rows.
@@ -313,12 +321,7 @@ impl<'a> Slots<'a> for ElementSlots<'_, 'a> {
                 }
                 None => {
                     for index in 0..array.count {
-                        let slot = array.slot(index, self.width)?;
-                        nulls.append(slot.is_some());
-                        values.push(match slot {
-                            Some(slot) => read(slot.fixed::<N>()?),
-                            None => T::default(),
-                        });
+                        push(array.slot(index, self.width)?, nulls, values, &read)?;
                     }
                 }
             }

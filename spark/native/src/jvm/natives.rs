@@ -39,6 +39,9 @@ pub const NATIVE_CLASS: &str = "org/apache/comet/Native";
 /// Rows of a batch that the end of a plan is told by.
 const END: jlong = -1;
 
+/// A reader keeps memory for its next blocks up to this.
+const MAX_KEPT_BYTES: usize = 8 << 20;
+
 static WRITERS: Handles<SpillEncoder> = Handles::new(1, "shuffle writer");
 static READERS: Handles<Mutex<Reader>> = Handles::new(2, "shuffle reader");
 static PLANS: Handles<Plan> = Handles::new(3, "plan");
@@ -301,6 +304,9 @@ extern "system" fn decode_shuffle_block<'l>(
         let signed = unsafe { std::slice::from_raw_parts_mut(stored.as_mut_ptr().cast::<i8>(), length) };
         env.get_byte_array_region(&bytes, 0, signed).checked(env)?;
         let batch = blocks.read_joined(stored)?;
+        if stored.capacity() > MAX_KEPT_BYTES {
+            *stored = Vec::new();
+        }
         // SAFETY: the JVM side allocated an empty `ArrowArray` at this address.
         unsafe { ffi::export_batch(&batch, array as u64)? };
         Ok(batch.num_rows() as jlong)

@@ -15,7 +15,7 @@ import org.apache.spark.sql.execution.{FilterExec, ProjectExec, SparkPlan}
   */
 case class CometExecRule(session: SparkSession) extends Rule[SparkPlan] {
   override def apply(plan: SparkPlan): SparkPlan =
-    if (!CometConf.Enabled.get(setting) || !CometConf.ExecEnabled.get(setting) || readsInputFile(plan)) plan
+    if (!CometConf.Enabled.get(setting) || !CometConf.ExecEnabled.get(setting) || readsInputFile(plan) || OtherThreads.reader(plan).isDefined) plan
     else
       plan.transformUp {
         case filter: FilterExec => native(filter, Seq(filter.condition), CometFilterExec(filter.condition, filter.output, filter.child))

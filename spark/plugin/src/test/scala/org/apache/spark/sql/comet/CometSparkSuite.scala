@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 package org.apache.spark.sql.comet
 
+import java.io.File
 import java.nio.file.{Files, Path}
 
 import org.apache.comet.CometArrowAllocator
 
-import org.apache.spark.SparkConf
+import org.apache.spark.{SparkConf, SparkEnv, TaskContext}
+import org.apache.spark.memory.{MemoryConsumer, MemoryMode, SparkOutOfMemoryError}
 import org.apache.spark.scheduler.{SparkListener, SparkListenerTaskEnd}
 import org.apache.spark.sql.{DataFrame, Row, SparkSession}
 import org.apache.spark.sql.comet.execution.shuffle.CometColumnarExchange
@@ -156,6 +158,19 @@ class CometSparkSuite extends AnyFunSuite with AdaptiveSparkPlanHelper {
     }
   }
 
+  test("a spill that failed for another consumer, which went on, fails the task: rows would be lost") {
+    for (partitions <- Seq("3", "150")) withSpark("spark.sql.shuffle.partitions" -> partitions) { spark =>
+      val greedy = udf { (n: Long) =>
+        if (n == 5000) CometSparkSuite.spillWithoutDisk()
+        n
+      }
+      val frame = spark.range(0, 10000, 1, 1).select(greedy(col("id")).as("n")).repartition(col("n"))
+      val thrown = intercept[Exception](frame.collect())
+      val causes = Iterator.iterate[Throwable](thrown)(_.getCause).takeWhile(_ != null).map(_.toString).toSeq
+      assert(causes.exists(_.contains("an earlier spill of this task failed")), causes)
+    }
+  }
+
   test("exchanges stay Spark's where a script reads them on a thread of its own, and without our manager") {
     withSpark() { spark =>
       def query(s: SparkSession): DataFrame = {
@@ -169,5 +184,24 @@ class CometSparkSuite extends AnyFunSuite with AdaptiveSparkPlanHelper {
       spark.conf.set("spark.comet.shuffle.enabled", "true")
       assert(exchanges(sameAsSpark(spark, s => numbers(s, 1000).repartition(3))).isEmpty)
     }
+  }
+}
+
+object CometSparkSuite {
+  /** Makes Spark ask everybody in this task for memory while there is no folder for temporary files. */
+  def spillWithoutDisk(): Unit = {
+    val folders = SparkEnv.get.blockManager.diskBlockManager.localDirs.toSeq
+    val hidden = folders.map(folder => new File(s"$folder-hidden"))
+    folders.zip(hidden).foreach { case (from, to) => Files.move(from.toPath, to.toPath) }
+    try {
+      val memory = TaskContext.get().taskMemoryManager()
+      val consumer = new MemoryConsumer(memory, memory.pageSizeBytes(), MemoryMode.OFF_HEAP) {
+        override def spill(size: Long, trigger: MemoryConsumer): Long = 0
+      }
+      // Some of Spark's operators go on after this.
+      try consumer.acquireMemory(1L << 40)
+      catch { case _: SparkOutOfMemoryError => }
+      consumer.freeMemory(consumer.getUsed)
+    } finally hidden.zip(folders).foreach { case (from, to) => Files.move(from.toPath, to.toPath) }
   }
 }

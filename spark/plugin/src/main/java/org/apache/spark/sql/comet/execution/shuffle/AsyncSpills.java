@@ -7,7 +7,6 @@ import java.util.ArrayDeque;
 import java.util.Queue;
 import java.util.concurrent.ConcurrentLinkedQueue;
 import java.util.concurrent.ExecutorService;
-import java.util.concurrent.RejectedExecutionException;
 import java.util.concurrent.Semaphore;
 import java.util.concurrent.TimeUnit;
 import org.apache.spark.TaskContext;
@@ -34,6 +33,7 @@ final class AsyncSpills {
     private final Write write;
     private final Queue<RowBuffer> waiting = new ArrayDeque<>();
     private boolean scheduled;
+    private boolean running;
 
     Lane(Write write) {
       this.write = write;
@@ -48,11 +48,21 @@ final class AsyncSpills {
 
     private synchronized RowBuffer next() {
       RowBuffer buffer = waiting.poll();
-      scheduled = buffer != null;
+      scheduled = running = buffer != null;
       return buffer;
     }
 
+    /** False if another thread is at it: a pool that failed to start a thread may have kept the job all the same. */
+    private synchronized boolean begin() {
+      boolean first = !running;
+      running = true;
+      return first;
+    }
+
     private void run() {
+      if (!begin()) {
+        return;
+      }
       for (RowBuffer buffer = next(); buffer != null; buffer = next()) {
         try {
           if (failure == null && !cancelled) {
@@ -101,7 +111,7 @@ final class AsyncSpills {
     if (start) {
       try {
         pool.execute(lane::run);
-      } catch (RejectedExecutionException | OutOfMemoryError noThread) {
+      } catch (RuntimeException | Error noThread) {
         lane.run();
       }
     }

@@ -71,6 +71,10 @@ public final class CometBypassMergeSortShuffleWriter<K, V> extends RowShuffleWri
 
   @Override
   protected void release() {
+    // The superclass may clean up after a constructor that failed before the array was made.
+    if (writers == null) {
+      return;
+    }
     for (CometDiskBlockWriter writer : writers) {
       if (writer != null) {
         writer.close();

@@ -120,10 +120,10 @@ abstract class RowShuffleWriter<K, V> extends ShuffleWriter<K, V> {
   private void cleanUp() {
     if (!closed) {
       closed = true;
-      if (context.async() != null) {
-        context.async().cancelAndJoin();
-      }
       try {
+        if (context.async() != null) {
+          context.async().cancelAndJoin();
+        }
         release();
       } finally {
         context.close();

@@ -2,6 +2,7 @@
 package org.apache.spark.sql.comet.execution.shuffle;
 
 import java.io.File;
+import java.io.IOException;
 import java.util.concurrent.atomic.AtomicLong;
 import org.apache.comet.Native;
 import org.apache.comet.ProtoWriter;
@@ -32,6 +33,7 @@ public final class ShuffleWriteContext {
   private final AtomicLong spills = new AtomicLong();
   private final AtomicLong encodeNanos = new AtomicLong();
   private final AtomicLong writeNanos = new AtomicLong();
+  private volatile Throwable broken;
 
   ShuffleWriteContext(CometShuffleDependency<?, ?, ?> dependency, TaskContext task, ShuffleWriteMetricsReporter metrics) {
     this.dependency = dependency;
@@ -89,6 +91,22 @@ public final class ShuffleWriteContext {
         // Under encryption the checksum is of the encrypted bytes, which only the merge sees.
         .string(6, encrypted() ? "" : settings.checksumAlgorithm())
         .toByteArray();
+  }
+
+  /** A spill failed, with which rows are gone: the task must fail, whoever caught {@code cause} meanwhile. From any thread. */
+  void broke(Throwable cause) {
+    broken = cause;
+  }
+
+  /** Throws if a spill of this task has failed. Cheap: one volatile read. */
+  void checkUsable() throws IOException {
+    Throwable cause = broken;
+    if (cause instanceof Error error) {
+      throw error;
+    }
+    if (cause != null) {
+      throw new IOException("an earlier spill of this task failed", cause);
+    }
   }
 
   /** Throws Spark's own exception if the task was killed. */

@@ -18,7 +18,8 @@ import org.apache.spark.TaskKilledException;
  * <p>A writer has one active {@link RowBuffer} and one file, to which its spills are appended in order: at once, or by its lane
  * of {@link AsyncSpills}. Spills forced by lack of memory are always done at once.
  *
- * <p><b>Invariant:</b> a failed append poisons the task (the file may have half a block at its end); nothing is retried.
+ * <p><b>Invariant:</b> a failed append poisons the task, because its rows are gone; nothing is retried. Spark may have asked for
+ * the spill on behalf of another consumer, which may go on without the memory: so the next call here fails too.
  */
 public abstract class SpillWriter {
   protected final ShuffleWriteContext context;
@@ -61,9 +62,7 @@ public abstract class SpillWriter {
 
   /** False if there is no memory: the owner spills, here or in a larger writer, and comes again. */
   protected final boolean tryInsert(Object base, long offset, int length, int partition) throws IOException {
-    if (context.async() != null) {
-      context.async().check();
-    }
+    context.checkUsable();
     context.allocator().setInserting(true);
     try {
       return active.append(base, offset, length, partition);
@@ -82,6 +81,7 @@ public abstract class SpillWriter {
 
   /** Writes the active buffer out, by a lane if memory is not short, and starts a new one; returns bytes freed by this call. */
   protected final long doSpilling(Reason reason) throws IOException {
+    context.checkUsable();
     RowBuffer buffer = active;
     if (buffer.rows() == 0) {
       long bytes = buffer.bytes();
@@ -151,6 +151,15 @@ public abstract class SpillWriter {
   }
 
   private void append(RowBuffer buffer) throws IOException {
+    try {
+      appendOrFail(buffer);
+    } catch (IOException | RuntimeException | Error e) {
+      context.broke(e);
+      throw e;
+    }
+  }
+
+  private void appendOrFail(RowBuffer buffer) throws IOException {
     long[] bytes = new long[partitions];
     long[] report;
     try {

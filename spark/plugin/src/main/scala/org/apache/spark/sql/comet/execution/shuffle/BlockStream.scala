@@ -77,6 +77,7 @@ private[shuffle] object BlockStream {
   val LengthBytes = 8
   private val CrcOffset = 24
   private val RowsOffset = 28
+  private val PlainBytesOffset = 32
 
   /** All up to and with the checksum. */
   private val FrameBytes = 28
@@ -95,6 +96,9 @@ private[shuffle] object BlockStream {
     }
     length
   }
+
+  /** Bytes that the block that begins at `block` has when it is decompressed. */
+  def plainBytes(bytes: Array[Byte], block: Int): Long = u32(bytes, block + PlainBytesOffset)
 
   /** Rows of the block that begins at `block`. */
   def rows(bytes: Array[Byte], block: Int): Long = u32(bytes, block + RowsOffset)

@@ -7,8 +7,9 @@ import org.apache.spark.SparkEnv
 import org.apache.spark.sql.SparkSession
 import org.apache.spark.sql.catalyst.rules.Rule
 import org.apache.spark.sql.catalyst.trees.TreeNodeTag
+import org.apache.spark.sql.comet.OtherThreads
 import org.apache.spark.sql.comet.execution.arrow.CometArrowSchema
-import org.apache.spark.sql.execution.{BaseScriptTransformationExec, FlatMapGroupsInRExec, FlatMapGroupsInRWithArrowExec, MapPartitionsInRWithArrowExec, SparkPlan}
+import org.apache.spark.sql.execution.SparkPlan
 import org.apache.spark.sql.execution.exchange.ShuffleExchangeExec
 
 
@@ -36,7 +37,7 @@ case class CometExchangeRule(session: SparkSession) extends Rule[SparkPlan] {
     if (!Option(SparkEnv.get).exists(_.shuffleManager.isInstanceOf[CometShuffleManager])) {
       Some(s"spark.shuffle.manager is not ${classOf[CometShuffleManager].getName}")
     } else {
-      plan.find(CometExchangeRule.readsOnOtherThreads).map(node => s"${node.nodeName} reads its input on a thread of its own")
+      OtherThreads.reader(plan).map(node => s"${node.nodeName} reads its input on a thread of its own")
     }
 
   private def refusal(exchange: ShuffleExchangeExec): Option[String] =
@@ -52,11 +53,4 @@ case class CometExchangeRule(session: SparkSession) extends Rule[SparkPlan] {
 object CometExchangeRule {
   /** Why this exchange was left alone; shown by extended explain. */
   val StaysSpark: TreeNodeTag[String] = TreeNodeTag[String]("comet.exchange.stays.spark")
-
-  /** Such a thread may still read when the task ends and our batches are freed. */
-  private def readsOnOtherThreads(node: SparkPlan): Boolean = node match {
-    case _: BaseScriptTransformationExec => true
-    case _: MapPartitionsInRWithArrowExec | _: FlatMapGroupsInRExec | _: FlatMapGroupsInRWithArrowExec => true
-    case _ => false
-  }
 }

@@ -53,10 +53,14 @@ private[shuffle] final class NativeBatchDecoderIterator(streams: Iterator[InputS
 
   override protected def read(): Option[ColumnarBatch] = {
     end = 0
-    var rows = 0L
-    while (rows * 2 < batchRows && nextBlock()) {
+    if (blocks.length > 2 * NativeBatchDecoderIterator.JoinedBytes) blocks = new Array[Byte](NativeBatchDecoderIterator.FirstBytes)
+    var rows, content = 0L
+    while (rows * 2 < batchRows && content < NativeBatchDecoderIterator.JoinedBytes && nextBlock()) {
       if (end > 0 && end.toLong + waiting > NativeBatchDecoderIterator.JoinedBytes) return decode()
-      rows += readBlock()
+      val block = end
+      readBlock()
+      rows += BlockStream.rows(blocks, block)
+      content += BlockStream.plainBytes(blocks, block)
     }
     if (end > 0) decode() else None
   }
@@ -85,9 +89,8 @@ private[shuffle] final class NativeBatchDecoderIterator(streams: Iterator[InputS
     true
   }
 
-  /** Puts the block that waits behind the others; returns its rows. */
-  private def readBlock(): Long = {
-    val begin = end
+  /** Puts the block that waits behind the others. */
+  private def readBlock(): Unit = {
     reserve(header.length)
     System.arraycopy(header, 0, blocks, end, header.length)
     end += header.length
@@ -99,7 +102,6 @@ private[shuffle] final class NativeBatchDecoderIterator(streams: Iterator[InputS
       end += step
       waiting -= step
     }
-    BlockStream.rows(blocks, begin)
   }
 
   private def reserve(more: Int): Unit = if (blocks.length - end < more) {
@@ -126,7 +128,7 @@ private[shuffle] final class NativeBatchDecoderIterator(streams: Iterator[InputS
 private[shuffle] object NativeBatchDecoderIterator {
   private val FirstBytes = 128 * 1024
 
-  /** Blocks of more bytes than this together are not joined. */
+  /** Blocks of more bytes than this together, stored or decompressed, are not joined. */
   private val JoinedBytes = 4 * 1024 * 1024
 
   private val LargestArray = Int.MaxValue - 8L

@@ -28,10 +28,14 @@ class NativeBatchDecoderIteratorSuite extends AnyFunSuite {
     override def takeFailure(): Throwable = null
   }
 
-  private def written(numbers: Range, batchRows: Int, killed: Boolean = false): Array[Byte] = {
+  private def written(
+      numbers: Range,
+      batchRows: Int,
+      killed: Boolean = false,
+      text: Int => String = n => s"row $n"): Array[Byte] = {
     val memory = new TestMemory(64 << 20)
     val project = UnsafeProjection.create(schema)
-    val rows = numbers.map(n => project(InternalRow(n.toLong, UTF8String.fromString(s"row $n"))).getBytes -> 0)
+    val rows = numbers.map(n => project(InternalRow(n.toLong, UTF8String.fromString(text(n)))).getBytes -> 0)
     val buffer = memory.buffer(rows: _*)
     val config = new ProtoWriter().bytes(1, message).uint32(2, 1).string(3, "lz4").int32(4, 1).uint32(5, batchRows).string(6, "")
     val writer = Native.createShuffleWriter(config.toByteArray, task(killed))
@@ -79,6 +83,13 @@ class NativeBatchDecoderIteratorSuite extends AnyFunSuite {
     assert(streams.forall(_.closed == 1))
     nothingLeft()
     batches.close()
+  }
+
+  test("blocks that are large when they are decompressed are not joined") {
+    assume(library, "the native library is not built")
+    val batches = open(Seq(new Counted(written(0 until 20, 1, text = n => "x" * (1 << 20) + n))))
+    assert(batches.map(_.numRows).toSeq == Seq.fill(5)(4))
+    nothingLeft()
   }
 
   test("an end before the end closes everything too") {
