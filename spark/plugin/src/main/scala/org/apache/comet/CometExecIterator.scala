@@ -34,6 +34,11 @@ class CometExecIterator(
   private val task = new CometNativeTask(context, failures)
   private var handle = 0L
 
+  // Another native plan may still hold batches of this one when this one is at its end.
+  context.addTaskCompletionListener[Unit] { _ =>
+    try inputs.foreach(_.closeAllocator())
+    finally allocator.close()
+  }
   // Listeners run in reverse order of registration, so this one runs before those of the operators that feed the inputs.
   context.addTaskCompletionListener[Unit](_ => close())
   handle = failures.original(Native.createPlan(plan, inputs.map(_.stream).toArray[AnyRef], task))
@@ -53,10 +58,7 @@ class CometExecIterator(
         try onMetrics(Native.planMetrics(handle))
         finally Native.releasePlan(handle)
       }
-    } finally {
-      try inputs.foreach(_.close())
-      finally allocator.close()
-    }
+    } finally inputs.foreach(_.close())
 
   /** Buffers are taken for what `output` says, so a plan that gives something else must not get that far. */
   private def checkSchema(): Unit = {

@@ -33,11 +33,15 @@ public final class CometShuffleMemoryAllocator extends MemoryConsumer {
 
   private static final long LARGEST_PAGE_BYTES = 128L * 1024 * 1024;
 
+  /** Spark numbers the pages of a task up to 8192, and others take some too. */
+  private static final int MOST_PAGES = 6000;
+
   private final Thread owner = Thread.currentThread();
   private final long maxPageBytes;
   private Spillable spillable = wanted -> 0;
   private boolean inserting;
   private long peak;
+  private int pages;
 
   CometShuffleMemoryAllocator(TaskMemoryManager memory) {
     super(memory, Math.min(LARGEST_PAGE_BYTES, memory.pageSizeBytes()), MemoryMode.OFF_HEAP);
@@ -67,7 +71,7 @@ public final class CometShuffleMemoryAllocator extends MemoryConsumer {
 
   /** A page of at least {@code required} bytes, at best {@code wanted}; null if Spark has no more. */
   MemoryBlock tryAllocate(long wanted, long required) {
-    if (required > TaskMemoryManager.MAXIMUM_PAGE_SIZE_BYTES) {
+    if (required > TaskMemoryManager.MAXIMUM_PAGE_SIZE_BYTES || pages >= MOST_PAGES) {
       return null;
     }
     MemoryBlock page = taskMemoryManager.allocatePage(Math.max(wanted, required), this);
@@ -79,11 +83,13 @@ public final class CometShuffleMemoryAllocator extends MemoryConsumer {
       return null;
     }
     used += page.size();
+    pages++;
     peak = Math.max(peak, used);
     return page;
   }
 
   void free(MemoryBlock page) {
+    pages--;
     freePage(page);
   }
 

@@ -158,7 +158,7 @@ final class ColumnarBatchArrowReader(
     } else {
       val batch = batches.next()
       (0 until batch.numCols).foreach { i =>
-        val from = CometArrowStream.vector(batch, i)
+        val from = CometArrowStream.vector(operator, batch, i)
         val to = root.getVector(i)
         if (from.getField.getType != to.getField.getType) {
           throw new IllegalStateException(
@@ -182,14 +182,13 @@ final class CometArrowStream private (val stream: ArrowArrayStream, allocator: B
   /** After native code has let go of the stream: frees the struct, and the reader too if it was never taken. Idempotent. */
   override def close(): Unit = if (!closed) {
     closed = true
-    try {
-      // A no-op if it was moved out: `release` is then null.
-      if (stream.snapshot().release != 0) stream.release()
-    } finally {
-      stream.close()
-      allocator.close()
-    }
+    // A no-op if it was moved out: `release` is then null.
+    try if (stream.snapshot().release != 0) stream.release()
+    finally stream.close()
   }
+
+  /** When nobody has a batch any more that native code passed on. */
+  def closeAllocator(): Unit = allocator.close()
 }
 
 object CometArrowStream extends Logging {
@@ -240,7 +239,7 @@ object CometArrowStream extends Logging {
       throw new IllegalStateException(s"$operator gives ${first.numCols} columns, its schema says ${wanted.length}")
     }
     val fields = wanted.zipWithIndex.map { case (want, i) =>
-      val have = vector(first, i).getField
+      val have = vector(operator, first, i).getField
       if (have.getType != want.getType) {
         val drift = s"$operator: column ${schema(i).name} is ${have.getType} where ${want.getType} was declared"
         if (warned.add(drift)) logWarning(drift)
@@ -251,8 +250,11 @@ object CometArrowStream extends Logging {
     new Schema(fields.asJava)
   }
 
-  private[arrow] def vector(batch: ColumnarBatch, column: Int): FieldVector =
-    batch.column(column).asInstanceOf[CometVector].vector
+  private[arrow] def vector(operator: String, batch: ColumnarBatch, column: Int): FieldVector = batch.column(column) match {
+    case arrow: CometVector => arrow.vector
+    case other =>
+      throw new IllegalStateException(s"$operator: column $column changed from Arrow's to ${other.getClass.getName} between batches")
+  }
 
   private def movable(batch: ColumnarBatch): Boolean =
     (0 until batch.numCols).forall { i =>

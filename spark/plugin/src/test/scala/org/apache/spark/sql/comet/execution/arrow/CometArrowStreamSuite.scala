@@ -34,6 +34,7 @@ class CometArrowStreamSuite extends AnyFunSuite with BeforeAndAfterEach {
       finally reader.close()
     } finally {
       stream.close()
+      stream.closeAllocator()
       allocator.close()
     }
   }
