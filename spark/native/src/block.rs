@@ -35,15 +35,22 @@
 //! length and itself, is verified before anything is decompressed. The JVM verifies it too, while Spark can still tell
 //! which block it was reading, so that a damaged one is fetched or computed again.
 
+mod codec;
+mod offsets;
+
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::buffer::{Buffer, MutableBuffer};
 use arrow::compute::concat_batches;
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use ballista_core::config::Compression;
 use ballista_shuffle::{Block, BlockDecoder, BlockEncoder};
 use bytes::Bytes;
+
+pub use codec::Codec;
+use codec::Compressor;
+use offsets::{OffsetBuffers, differences, sums};
 
 use crate::error::{ArrowContext, Result, SparkError};
 
@@ -65,45 +72,6 @@ pub const VERSION: u8 = 1;
 
 /// The JVM keeps blocks in one array, whose length is an int, and refuses a longer one than this.
 const MAX_BLOCK_BYTES: usize = i32::MAX as usize - 64;
-
-/// Contents below this stay as they are: what could be saved is less than a packet's header.
-const MIN_COMPRESSED_BYTES: usize = 64;
-
-/// How blocks are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Codec {
-    /// Not at all.
-    None,
-    /// LZ4.
-    Lz4,
-    /// Zstandard of this level.
-    Zstd(i32),
-    /// Snappy.
-    Snappy,
-}
-
-impl Codec {
-    /// The codec of a name in Spark's configuration; an unknown name is an error. `level` is for zstd.
-    pub fn parse(name: &str, level: i32) -> Result<Self> {
-        match name.to_ascii_lowercase().as_str() {
-            "none" => Ok(Self::None),
-            "lz4" => Ok(Self::Lz4),
-            "zstd" if zstd::compression_level_range().contains(&level) => Ok(Self::Zstd(level)),
-            "zstd" => Err(SparkError::Unsupported(format!("level {level} of zstd"))),
-            "snappy" => Ok(Self::Snappy),
-            other => Err(SparkError::Unsupported(format!("shuffle compression codec `{other}`"))),
-        }
-    }
-
-    fn tag(self) -> &'static [u8; 4] {
-        match self {
-            Self::None => b"NONE",
-            Self::Lz4 => b"LZ4_",
-            Self::Zstd(_) => b"ZSTD",
-            Self::Snappy => b"SNAP",
-        }
-    }
-}
 
 /// Writes blocks of batches of one schema.
 pub struct BlockWriter {
@@ -166,68 +134,6 @@ impl BlockWriter {
         let crc = stored_crc(&written[LENGTH_BYTES..]);
         written[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
         Ok(())
-    }
-}
-
-/// Compresses contents, keeping what can be kept from one to the next.
-enum Compressor {
-    None,
-    Lz4,
-    Zstd(zstd::bulk::Compressor<'static>, i32),
-    Snappy(Box<snap::raw::Encoder>),
-}
-
-impl Compressor {
-    fn try_new(codec: Codec) -> Result<Self> {
-        Ok(match codec {
-            Codec::None => Self::None,
-            Codec::Lz4 => Self::Lz4,
-            Codec::Zstd(level) => {
-                let compressor = zstd::bulk::Compressor::new(level);
-                let compressor =
-                    compressor.map_err(|error| SparkError::Invalid(format!("level {level} of zstd: {error}")))?;
-                Self::Zstd(compressor, level)
-            }
-            Codec::Snappy => Self::Snappy(Box::new(snap::raw::Encoder::new())),
-        })
-    }
-
-    /// Appends `content`, compressed if that makes it smaller, and says how.
-    fn append(&mut self, content: &[u8], out: &mut Vec<u8>) -> Result<Codec> {
-        let start = out.len();
-        if content.len() < MIN_COMPRESSED_BYTES {
-            out.extend_from_slice(content);
-            return Ok(Codec::None);
-        }
-        let failed = |error: &dyn std::fmt::Display| SparkError::Invalid(format!("compression of a block: {error}"));
-        let (codec, length) = match self {
-            Self::None => {
-                out.extend_from_slice(content);
-                return Ok(Codec::None);
-            }
-            Self::Lz4 => {
-                out.resize(start + lz4_flex::block::get_maximum_output_size(content.len()), 0);
-                let length = lz4_flex::block::compress_into(content, &mut out[start..]);
-                (Codec::Lz4, length.map_err(|error| failed(&error))?)
-            }
-            Self::Zstd(compressor, level) => {
-                out.resize(start + zstd::zstd_safe::compress_bound(content.len()), 0);
-                let length = compressor.compress_to_buffer(content, &mut out[start..]);
-                (Codec::Zstd(*level), length.map_err(|error| failed(&error))?)
-            }
-            Self::Snappy(encoder) => {
-                out.resize(start + snap::raw::max_compress_len(content.len()), 0);
-                let length = encoder.compress(content, &mut out[start..]);
-                (Codec::Snappy, length.map_err(|error| failed(&error))?)
-            }
-        };
-        out.truncate(start + length);
-        if length < content.len() {
-            return Ok(codec);
-        }
-        out.truncate(start);
-        out.extend_from_slice(content);
-        Ok(Codec::None)
     }
 }
 
@@ -344,83 +250,6 @@ impl BlockReader {
     }
 }
 
-/// Which buffers of a body are offsets.
-struct OffsetBuffers {
-    /// Their numbers among the buffers of a message.
-    numbers: Vec<usize>,
-}
-
-impl OffsetBuffers {
-    fn of(schema: &Schema) -> Self {
-        fn visit(data_type: &DataType, next: &mut usize, numbers: &mut Vec<usize>) {
-            // Validity comes first, but for the type that has none.
-            let first = *next;
-            match data_type {
-                DataType::Null => {}
-                DataType::Utf8 | DataType::Binary => {
-                    numbers.push(first + 1);
-                    *next += 3;
-                }
-                DataType::List(item) | DataType::Map(item, _) => {
-                    numbers.push(first + 1);
-                    *next += 2;
-                    visit(item.data_type(), next, numbers);
-                }
-                DataType::Struct(fields) => {
-                    *next += 1;
-                    fields.iter().for_each(|field| visit(field.data_type(), next, numbers));
-                }
-                // Carrier schemas have no other nested types.
-                _ => *next += 2,
-            }
-        }
-        let (mut next, mut numbers) = (0, Vec::new());
-        schema.fields().iter().for_each(|field| visit(field.data_type(), &mut next, &mut numbers));
-        Self { numbers }
-    }
-
-    /// Changes every such buffer of the message of `header` with this `body`.
-    fn each(&self, header: &[u8], body: &mut [u8], change: fn(&mut [[u8; 4]])) -> Result<()> {
-        if self.numbers.is_empty() {
-            return Ok(());
-        }
-        let message = arrow_ipc::root_as_message(header).map_err(|error| corrupt(format!("header: {error}")))?;
-        let buffers = message.header_as_record_batch().and_then(|batch| batch.buffers());
-        let buffers = buffers.ok_or_else(|| corrupt("a header without buffers".to_owned()))?;
-        for number in &self.numbers {
-            if *number >= buffers.len() {
-                return Err(corrupt(format!("{} buffers, the schema has more", buffers.len())));
-            }
-            let buffer = buffers.get(*number);
-            let (start, length) = (usize::try_from(buffer.offset()), usize::try_from(buffer.length()));
-            let range = start.ok().zip(length.ok()).and_then(|(start, length)| Some(start..start.checked_add(length)?));
-            let offsets = range.and_then(|range| body.get_mut(range));
-            let offsets = offsets.ok_or_else(|| corrupt("a buffer lies outside the body".to_owned()))?;
-            change(offsets.as_chunks_mut().0);
-        }
-        Ok(())
-    }
-}
-
-/// Offsets become their differences; the first one stays.
-fn differences(offsets: &mut [[u8; 4]]) {
-    let mut before = 0;
-    for offset in offsets {
-        let value = u32::from_le_bytes(*offset);
-        *offset = value.wrapping_sub(before).to_le_bytes();
-        before = value;
-    }
-}
-
-/// The opposite of [`differences`].
-fn sums(offsets: &mut [[u8; 4]]) {
-    let mut sum = 0_u32;
-    for offset in offsets {
-        sum = sum.wrapping_add(u32::from_le_bytes(*offset));
-        *offset = sum.to_le_bytes();
-    }
-}
-
 /// An aligned buffer as the owner of [`Bytes`].
 struct Content(Buffer);
 
@@ -455,7 +284,7 @@ pub fn read_all(schema: &SchemaRef, mut bytes: &[u8]) -> Result<Vec<RecordBatch>
 #[cfg(test)]
 mod tests {
     use arrow::array::{ArrayRef, Int64Array, RecordBatchOptions, StringArray};
-    use arrow::datatypes::{Field, Fields};
+    use arrow::datatypes::{DataType, Field, Fields, Schema};
     use proptest::prelude::*;
 
     use super::*;

@@ -28,6 +28,7 @@
 //! column by column, so that a type is looked up once per batch and column, at every depth.
 
 mod layout;
+mod slots;
 
 use std::sync::Arc;
 
@@ -40,7 +41,8 @@ use arrow::buffer::{Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{ArrowNativeType, DataType, Field, FieldRef, Fields, IntervalUnit, Schema, SchemaRef, TimeUnit};
 
 pub use layout::UnsafeRow;
-use layout::{Slot, UnsafeArray, WORD, is_set, malformed, split_map, wide_decimal};
+use layout::{UnsafeArray, WORD, is_set, malformed, split_map, wide_decimal};
+use slots::{ElementSlots, RowSlots, Slots, StructSlots};
 
 use crate::error::{ArrowContext, Result, SparkError};
 
@@ -52,140 +54,6 @@ const MAX_DEPTH: usize = 64;
 
 /// Bytes of rows that are read column by column, before the next ones are: they stay in the processor's second cache.
 const CHUNK_BYTES: usize = 128 << 10;
-
-/// The slots of one column, row by row or element by element.
-trait Slots<'a> {
-    /// Number of values, nulls included.
-    fn count(&self) -> usize;
-
-    /// Calls `value` for each value in order, `None` for nulls.
-    fn each(&self, value: &mut impl FnMut(Option<Slot<'a>>) -> Result<()>) -> Result<()>;
-
-    /// Appends all values, which have `N` bytes.
-    fn append_to<T: Default, const N: usize>(
-        &self,
-        nulls: &mut NullBufferBuilder,
-        values: &mut Vec<T>,
-        read: impl Fn([u8; N]) -> T,
-    ) -> Result<()> {
-        values.reserve(self.count());
-        self.each(&mut |slot| push(slot, nulls, values, &read))
-    }
-}
-
-/// Appends one value, which has `N` bytes.
-fn push<T: Default, const N: usize>(
-    slot: Option<Slot<'_>>,
-    nulls: &mut NullBufferBuilder,
-    values: &mut Vec<T>,
-    read: impl Fn([u8; N]) -> T,
-) -> Result<()> {
-    nulls.append(slot.is_some());
-    values.push(match slot {
-        Some(slot) => read(slot.fixed::<N>()?),
-        None => T::default(),
-    });
-    Ok(())
-}
-
-/// Field `field` of many rows.
-struct RowSlots<'r, 'a> {
-    rows: &'r [UnsafeRow<'a>],
-    field: usize,
-    /// Whether it is null in one of them.
-    has_nulls: bool,
-}
-
-impl<'a> Slots<'a> for RowSlots<'_, 'a> {
-    fn count(&self) -> usize {
-        self.rows.len()
-    }
-
-    fn each(&self, value: &mut impl FnMut(Option<Slot<'a>>) -> Result<()>) -> Result<()> {
-        self.rows.iter().try_for_each(|row| value(row.slot(self.field)))
-    }
-
-    fn append_to<T: Default, const N: usize>(
-        &self,
-        nulls: &mut NullBufferBuilder,
-        values: &mut Vec<T>,
-        read: impl Fn([u8; N]) -> T,
-    ) -> Result<()> {
-        let value = |row: &UnsafeRow<'a>| row.slots[self.field].first_chunk::<N>().map(|bytes| read(*bytes));
-        if self.has_nulls {
-            for row in self.rows {
-                let is_null = is_set(u64::from_ne_bytes(row.null_words[self.field / 64]), self.field % 64);
-                nulls.append(!is_null);
-                values.push(if is_null { T::default() } else { value(row).unwrap_or_default() });
-            }
-        } else {
-            nulls.append_n_non_nulls(self.rows.len());
-            // No value has more bytes than a slot.
-            values.extend(self.rows.iter().map(|row| value(row).unwrap_or_default()));
-        }
-        Ok(())
-    }
-}
-
-/// Field `field` of many structs; the fields of one that is null itself are null.
-struct StructSlots<'r, 'a> {
-    rows: &'r [Option<UnsafeRow<'a>>],
-    field: usize,
-}
-
-impl<'a> Slots<'a> for StructSlots<'_, 'a> {
-    fn count(&self) -> usize {
-        self.rows.len()
-    }
-
-    fn each(&self, value: &mut impl FnMut(Option<Slot<'a>>) -> Result<()>) -> Result<()> {
-        self.rows.iter().try_for_each(|row| value(row.and_then(|row| row.slot(self.field))))
-    }
-}
-
-/// All elements of many arrays, one array after the other.
-struct ElementSlots<'r, 'a> {
-    arrays: &'r [UnsafeArray<'a>],
-    width: usize,
-}
-
-impl<'a> Slots<'a> for ElementSlots<'_, 'a> {
-    fn count(&self) -> usize {
-        self.arrays.iter().map(|array| array.count).sum()
-    }
-
-    fn each(&self, value: &mut impl FnMut(Option<Slot<'a>>) -> Result<()>) -> Result<()> {
-        for array in self.arrays {
-            for index in 0..array.count {
-                value(array.slot(index, self.width)?)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn append_to<T: Default, const N: usize>(
-        &self,
-        nulls: &mut NullBufferBuilder,
-        values: &mut Vec<T>,
-        read: impl Fn([u8; N]) -> T,
-    ) -> Result<()> {
-        values.reserve(self.count());
-        for array in self.arrays {
-            match array.dense::<N>() {
-                Some(elements) => {
-                    nulls.append_n_non_nulls(elements.len());
-                    values.extend(elements.iter().map(|element| read(*element)));
-                }
-                None => {
-                    for index in 0..array.count {
-                        push(array.slot(index, self.width)?, nulls, values, &read)?;
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-}
 
 /// Bytes of an element of this type in an array.
 fn element_width(data_type: &DataType) -> usize {
