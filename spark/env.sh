@@ -10,7 +10,9 @@ BALLISTA_SPARK="--conf spark.plugins=org.apache.spark.CometPlugin \
 --conf spark.memory.offHeap.enabled=true --conf spark.memory.offHeap.size=2g \
 --conf spark.driver.extraClassPath=$_jar --conf spark.executor.extraClassPath=$_jar"
 export PATH BALLISTA_SPARK
-if [ -z "${JAVA_HOME:-}" ]; then
+# Whatever Spark is installed besides, this is the one.
+unset SPARK_HOME
+if ! grep -qs '^JAVA_VERSION="17\.' "${JAVA_HOME:-}/release"; then
   # Debian's Java 17, beside which an older or newer one may be the default.
   for _java in /usr/lib/jvm/java-17-*; do
     if [ -x "$_java/bin/java" ]; then export JAVA_HOME="$_java"; break; fi

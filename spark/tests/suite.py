@@ -5,11 +5,11 @@ import dataclasses
 import itertools
 import typing
 
-from cases import faults, files, queries
+from cases import faults, files, queries, shell
 from checks import (
-    WRITERS, ended_early, ended_soon, fails_natively, has_metrics_of_vanilla, has_nodes, has_shape_of_vanilla, has_spilled,
-    has_true_checksums, is_flat, is_native, is_ours, is_ours_after_faults, is_partly_ours, is_read, is_written_by, says, starts,
-    stays_sparks, was_cancelled, was_computed_again, was_repaired)
+    WRITERS, came_by_network, ended_early, ended_soon, fails_natively, has_metrics_of_vanilla, has_nodes, has_shape_of_vanilla, has_spilled,
+    has_true_checksums, is_flat, is_native, is_ours, is_ours_after_faults, is_partly_ours, is_read, is_written_by,
+    runs_natively, says, says_answer, starts, stays_sparks, was_cancelled, was_computed_again, was_repaired)
 from harness import compare, driver
 
 AQE = "spark.sql.adaptive.enabled"
@@ -25,6 +25,8 @@ NATIVE = {"spark.comet.exec.enabled": "true"}
 CHECKSUMS = "spark.shuffle.checksum.enabled"
 ALGORITHM = "spark.shuffle.checksum.algorithm"
 ENCRYPTED = {"spark.io.encryption.enabled": "true"}
+# Executors of one machine read each other's files, unless they are told not to.
+BY_NETWORK = {"spark.shuffle.readHostLocalDisk": "false"}
 
 LOCAL, CLUSTER = "local[2]", "local-cluster[2,1,1024]"
 
@@ -131,6 +133,14 @@ def random_tests(seeds):
                        compare.same_bytes, [is_written_by(writer)])
 
 
+def random_native_tests(seeds):
+    """Every type from the JVM to native code and back, out of rows and out of blocks."""
+    for seed in seeds:
+        yield Test(f"random seed {seed}, native", queries.random_rows,
+                   dict(seed=seed, how="round robin", partitions=3, settings={**NO_AQE, **NATIVE}, filtered=True),
+                   compare.same_bytes, [is_native])
+
+
 def edge_tests():
     yield Test("no rows", queries.no_rows, dict(settings=NO_AQE), compare.same_bytes, [is_ours])
     yield Test("no columns", queries.no_columns, dict(settings=NO_AQE), compare.same_bytes, [is_ours])
@@ -165,9 +175,11 @@ def fault_tests():
         yield Test(f"failing input{name}", faults.failing_input, dict(settings=settings), compare.same_rows,
                    [fails_natively] if name else [])
         yield Test(f"early end{name}", faults.early_end, dict(settings=settings), None, [ended_early])
-    for writer, asynchronous in (("bypass", "true"), ("sort", "true"), ("sort", "false")):
-        settings = {SPILL_ROWS: "10", ASYNC: asynchronous}
-        yield Test(f"cancelled while it writes, {writer}, {'async' if asynchronous == 'true' else 'sync'}", faults.cancelled,
+    spills = {SPILL_ROWS: "10"}
+    for writer, name, settings in (("bypass", "spills beside it", {**spills, ASYNC: "true"}),
+                                   ("sort", "spills beside it", {**spills, ASYNC: "true"}), ("sort", "spills", spills),
+                                   ("bypass", "no spill", small), ("sort", "no spill", small)):
+        yield Test(f"cancelled while it writes, {writer}, {name}", faults.cancelled,
                    dict(during="map", partitions=WRITERS[writer][0], settings=settings), None, [was_cancelled, ended_soon],
                    timeout=150)
 
@@ -181,6 +193,8 @@ def checksum_tests():
 
 
 def executor_tests():
+    yield Test("blocks by network", queries.big, dict(rows=50_000, how="hash", partitions=9, settings=NO_AQE),
+               compare.same_rows, [came_by_network])
     for name, during in (("in the", "reduce"), ("before the", "pause")):
         yield Test(f"executor killed {name} reduce", faults.executor_killed, dict(during=during), compare.same_bytes,
                    [was_computed_again, is_ours_after_faults], timeout=150)
@@ -219,6 +233,7 @@ def start_tests(jar):
                   {**memory, **manager, CODEC: "lz4", "spark.comet.exec.shuffle.compression.codec": "zstd"}, says(CODEC))
     yield refused("starts by settings alone, with an older name", {**memory, **manager, "spark.comet.exec.shuffle.enabled": "true"},
                   starts)
+    yield Test("from the README, by its own commands", shell.readme, {}, None, [says_answer], timeout=150)
     yield Test("turned on too late, without the manager", faults.enabled_later,
                dict(settings={**plugin, **memory, ENABLED: "false"}, later={ENABLED: "true"}), None, [stays_sparks])
 
@@ -233,7 +248,7 @@ def groups(options):
     few = list(seeds)[:None if full else 1]
     local = [*edge_tests(), *fault_tests(), *checksum_tests(), *random_tests(seeds),
              *(tpch_tests(data, everything, ALL) if full else some_tpch_tests(data, everything, PAIRWISE, 2)),
-             *native_tests(data, everything if full else everything[::2])]
+             *native_tests(data, everything if full else everything[::4]), *random_native_tests(list(seeds)[:None if full else 2])]
     if full:
         local += tpch_tests(options.big_data, everything, [PAIRWISE[0], PAIRWISE[4]], "tpch sf1", timeout=600)
     cluster = [
@@ -243,7 +258,7 @@ def groups(options):
     ]
     yield Group("settings", None, list(start_tests(str(options.jar))))
     yield Group("local", LOCAL, local)
-    yield Group("cluster, crc32", CLUSTER, cluster, {ALGORITHM: "CRC32"})
+    yield Group("cluster, crc32", CLUSTER, cluster, {ALGORITHM: "CRC32", **BY_NETWORK})
     # So that memory is short before a batch is full.
     large = {BATCH_ROWS: "1000000"}
     yield Group("little memory, no checksums", LOCAL,
@@ -255,10 +270,12 @@ def groups(options):
     if full:
         for algorithm in ("ADLER32", "CRC32C"):
             yield Group(f"encrypted, {algorithm.lower()}", LOCAL, list(checksum_tests()), {**ENCRYPTED, ALGORITHM: algorithm})
-    times = 500 if full else 50
+    times = 500 if full else 40
     # A heap that is there from the start, so that growth of anything else shows.
-    yield Group("repeats", LOCAL,
-                [Test(f"{times} repeats", faults.repeats, dict(times=times), None, [is_flat], timeout=900 if full else 120)],
+    repeats = lambda name, settings, *checks: Test(
+        f"{times} repeats{name}", faults.repeats, dict(times=times, settings=settings), None, [is_flat, *checks],
+        timeout=900 if full else 120)
+    yield Group("repeats", LOCAL, [repeats("", {}), repeats(", native", NATIVE, runs_natively)],
                 {"spark.driver.memory": "1g"}, "-Xms1g -XX:+AlwaysPreTouch")
     yield from damage_groups(full)
 
@@ -270,14 +287,14 @@ def damage_groups(full):
         f"damaged, {name}", master,
         [Test("corrupt block", faults.corrupt_block, dict(settings={CODEC: codec}), None, [was_repaired])], settings)
     yield damaged("lz4", LOCAL, "lz4", {})
-    yield damaged("cluster, zstd, crc32c", CLUSTER, "zstd", {ALGORITHM: "CRC32C"})
+    yield damaged("cluster, zstd, crc32c", CLUSTER, "zstd", {ALGORITHM: "CRC32C", **BY_NETWORK})
     yield damaged("encrypted, crc32", LOCAL, "lz4", {**ENCRYPTED, ALGORITHM: "CRC32"})
     yield damaged("none, no checksums", LOCAL, "none", {CHECKSUMS: "false"})
     if full:
         algorithms = itertools.cycle(("ADLER32", "CRC32", "CRC32C"))
         for codec in ("lz4", "zstd", "snappy", "none"):
             for place, master in (("", LOCAL), ("cluster, ", CLUSTER)):
-                for secret, encryption in (("", {}), ("encrypted, ", ENCRYPTED)):
+                for secret, encryption in (("", BY_NETWORK), ("encrypted, ", ENCRYPTED)):
                     algorithm = next(algorithms)
                     yield damaged(f"all, {place}{secret}{codec}, {algorithm.lower()}", master, codec,
                                   {**encryption, ALGORITHM: algorithm})

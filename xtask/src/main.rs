@@ -7,8 +7,10 @@
 //! * [`bench`]: bare DataFusion, in-process Ballista and a cluster side by side.
 //! * [`chaos`]: processes that die, halt and are cut off under load; a quick part of it is in [`test`].
 //! * [`spark`]: builds, tests and times the adapter inside Apache Spark; a quick part of its tests is in [`test`].
+//! * [`memcheck`]: the adapter's code that reads memory by address, under valgrind; part of [`test`].
 //! * [`cluster`]: starts and stops the processes for all of them.
-//! * [`process`], [`cargo`]: children, signals, builds. [`protoc`]: a compiler of protobuf messages for those builds.
+//! * [`process`], [`cargo`], [`debian`]: children, signals, builds, packages. [`protoc`]: a compiler of protobuf messages for
+//!   those builds.
 //!
 //! Invariant: this crate depends on no other crate of the workspace. It drives the project as a user does, by its
 //! programs and their flags.
@@ -17,7 +19,9 @@ mod bench;
 mod cargo;
 mod chaos;
 mod cluster;
+mod debian;
 mod demo;
+mod memcheck;
 mod process;
 mod protoc;
 mod slt;
@@ -48,6 +52,8 @@ enum Task {
     Bench(bench::Options),
     /// Kill, halt and cut off processes of a cluster that runs TPC-H, and check every answer
     Chaos(chaos::Options),
+    /// Check the Spark adapter's accesses to memory with valgrind
+    Memcheck(memcheck::Options),
     /// Build the Spark adapter's jar, and install what it needs
     SparkBuild(spark::BuildOptions),
     /// Test the adapter inside Spark, against vanilla Spark
@@ -67,6 +73,7 @@ fn main() -> ExitCode {
         Task::Slt(options) => slt::run(options),
         Task::Bench(options) => bench::run(options),
         Task::Chaos(options) => chaos::run(options),
+        Task::Memcheck(options) => memcheck::run(options),
         Task::SparkBuild(options) => spark::build(options),
         Task::SparkTest(options) => spark::test(options),
         Task::SparkBench(options) => spark::bench(options),

@@ -6,12 +6,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use clap::Args;
 
 use crate::bench::{Suite, make_data};
-use crate::{cargo, process};
+use crate::{cargo, debian, process};
 
 /// Debian's packages of what cannot be had otherwise: a Java compiler, Maven, Python's virtual environments.
 const PACKAGES: [&str; 3] = ["openjdk-17-jdk-headless", "maven", "python3-venv"];
@@ -131,25 +131,11 @@ fn folder() -> PathBuf {
 
 /// Installs the packages of Debian if something of them is not there.
 fn install_packages() -> Result<(), String> {
-    let answers = |program: &str, arguments: &[&str]| {
-        let status = Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
-        status.is_ok_and(|status| status.success())
-    };
-    let python = answers("python3", &["-c", "import ensurepip, venv"]);
-    if python && answers("mvn", &["--version"]) && java_home().is_some() {
+    let python = debian::answers("python3", &["-c", "import ensurepip, venv"]);
+    if python && debian::answers("mvn", &["--version"]) && java_home().is_some() {
         return Ok(());
     }
-    println!("installing {}", PACKAGES.join(", "));
-    let root = answers("sh", &["-c", "[ \"$(id -u)\" = 0 ]"]);
-    let apt = |arguments: &[&str]| {
-        let mut command = Command::new(if root { "apt-get" } else { "sudo" });
-        if !root {
-            command.arg("apt-get");
-        }
-        process::run(command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive"))
-    };
-    apt(&["update", "-qq"])?;
-    apt(&["install", "-y", "-qq", "--no-install-recommends", PACKAGES[0], PACKAGES[1], PACKAGES[2]])
+    debian::install(&PACKAGES)
 }
 
 /// Java 17: the one that `JAVA_HOME` names, or Debian's.

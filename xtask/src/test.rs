@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use crate::cluster::{Cluster, Shape};
-use crate::{cargo, chaos, process, slt, spark};
+use crate::{cargo, chaos, memcheck, process, slt, spark};
 
 /// Where the examples of remote sessions expect a scheduler.
 const EXAMPLE_PORT: u16 = 50050;
@@ -18,8 +18,8 @@ const EXAMPLE_PORT: u16 = 50050;
 /// How long somebody else may have it: two minutes is what a closed connection keeps it at most.
 const PORT_WAIT: Duration = Duration::from_secs(150);
 
-/// Checks formatting and lints (if cargo has rustfmt and clippy), runs the tests of all crates, the sqllogictests, a
-/// few faults, the Spark adapter inside Spark, and the examples.
+/// Checks formatting and lints (if cargo has rustfmt and clippy), runs the tests of all crates, some of them under valgrind,
+/// the sqllogictests, a few faults, the Spark adapter inside Spark, and the examples.
 #[derive(Debug, Args)]
 pub struct Options {
     /// Run the longer suites as well: TPC-H and TPC-DS at scale factor 1, many more random queries and round trips.
@@ -55,6 +55,7 @@ pub fn run(options: &Options) -> Result<(), String> {
         }
         process::run(&mut command)
     })?;
+    step("memory", &mut || memcheck::run(&memcheck::Options {}))?;
     step("sqllogictests", &mut || slt::run(&slt::Options::default()))?;
     step("chaos", &mut chaos::run_quick)?;
     step("spark", &mut spark::test_quick)?;

@@ -4,7 +4,7 @@
 //! | error                                   | Java class                            | what the JVM side does with it    |
 //! |-----------------------------------------|---------------------------------------|-----------------------------------|
 //! | a Java exception that crossed our code  | the same object                       | as if we were not there           |
-//! | corrupt or truncated block              | `java.io.IOException`                 | reader: `FetchFailedException`    |
+//! | a block that does not decode            | `java.io.IOException`                 | task fails; checksums come first  |
 //! | reading or writing files                | `java.io.IOException`                 | task fails, Spark retries         |
 //! | cancelled                               | `org.apache.spark.TaskKilledException`| task is killed                    |
 //! | a type that we do not know              | `UnsupportedOperationException`       | a planning bug: task fails        |

@@ -19,8 +19,8 @@
 //! ```
 //!
 //! Invariants: a source is touched by the task's thread only, and only within [`Execution::next_batch`]; it is dropped after
-//! everything that could ask it. Nothing polls in a loop. Being killed is noticed before each batch, in and out, and
-//! while waiting.
+//! everything that could ask it. Being killed is noticed before each batch, in and out, and while waiting, by the task's
+//! thread, which asks every [`KILL_CHECK`].
 
 use std::fmt;
 use std::sync::Arc;
@@ -41,10 +41,12 @@ use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
 
 use crate::error::{ArrowContext, Result, SparkError};
 use crate::ffi::conform;
+
+/// How often a task that waits for its plan asks whether it was killed.
+const KILL_CHECK: Duration = Duration::from_millis(100);
 
 /// How long the end of a plan waits for what the plan spawned.
 const QUIET_TIMEOUT: Duration = Duration::from_secs(30);
@@ -168,7 +170,6 @@ pub struct Execution {
     requests: PullReceiver,
     sources: Vec<Box<dyn BatchSource>>,
     hooks: Box<dyn TaskHooks>,
-    cancel: CancellationToken,
     runtime: Handle,
     schema: SchemaRef,
 }
@@ -177,7 +178,8 @@ pub struct Execution {
 enum Event {
     Pull(PullRequest),
     Output(Option<PlanResult<RecordBatch>>),
-    Cancelled,
+    /// Nothing, for [`KILL_CHECK`].
+    Nothing,
 }
 
 impl Execution {
@@ -196,18 +198,12 @@ impl Execution {
             let _guard = runtime.enter();
             plan.execute(0, context)?
         };
-        let cancel = CancellationToken::new();
-        Ok(Self { stream: Some(stream), requests, sources, hooks, cancel, runtime, schema: plan.schema() })
+        Ok(Self { stream: Some(stream), requests, sources, hooks, runtime, schema: plan.schema() })
     }
 
     /// The schema of the output.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
-    }
-
-    /// What another thread cancels the plan by.
-    pub fn cancel_token(&self) -> CancellationToken {
-        self.cancel.clone()
     }
 
     /// The next batch with rows; none at the end. After an error the plan is over.
@@ -221,11 +217,11 @@ impl Execution {
 
     fn run(&mut self) -> Result<Option<RecordBatch>> {
         loop {
-            if self.cancel.is_cancelled() || self.hooks.is_killed()? {
+            if self.hooks.is_killed()? {
                 return Err(SparkError::Cancelled);
             }
             match self.wait() {
-                Event::Cancelled => return Err(SparkError::Cancelled),
+                Event::Nothing => {}
                 Event::Pull(request) => self.serve(request)?,
                 Event::Output(None) => return Ok(None),
                 Event::Output(Some(batch)) => {
@@ -240,13 +236,13 @@ impl Execution {
 
     fn wait(&mut self) -> Event {
         let Some(stream) = &mut self.stream else { return Event::Output(None) };
-        let (requests, cancel) = (&mut self.requests, &self.cancel);
+        let requests = &mut self.requests;
         self.runtime.block_on(async {
             tokio::select! {
                 biased;
-                () = cancel.cancelled() => Event::Cancelled,
                 Some(request) = requests.recv() => Event::Pull(request),
                 batch = stream.next() => Event::Output(batch),
+                () = tokio::time::sleep(KILL_CHECK) => Event::Nothing,
             }
         })
     }
@@ -396,14 +392,24 @@ mod tests {
     }
 
     #[test]
-    fn killed_and_cancelled_plans_stop_before_the_next_batch() {
-        let (mut first, killed) = execution(100, false);
-        first.next_batch().unwrap().unwrap();
+    fn a_killed_plan_stops_before_the_next_batch() {
+        let (mut execution, killed) = execution(100, false);
+        execution.next_batch().unwrap().unwrap();
         killed.store(true, Ordering::Release);
-        assert!(matches!(first.next_batch(), Err(SparkError::Cancelled)));
-        let (mut second, _) = execution(100, false);
-        second.cancel_token().cancel();
-        assert!(matches!(second.next_batch(), Err(SparkError::Cancelled)));
+        assert!(matches!(execution.next_batch(), Err(SparkError::Cancelled)));
+    }
+
+    #[test]
+    fn a_killed_plan_stops_while_an_operator_never_gives_anything() {
+        let (mut execution, killed) = execution(1, false);
+        let schema = Arc::clone(execution.schema());
+        execution.stream = Some(Box::pin(RecordBatchStreamAdapter::new(schema, stream::pending())));
+        let killer = thread::spawn(move || {
+            thread::sleep(2 * KILL_CHECK);
+            killed.store(true, Ordering::Release);
+        });
+        assert!(matches!(execution.next_batch(), Err(SparkError::Cancelled)));
+        killer.join().unwrap();
     }
 
     #[test]

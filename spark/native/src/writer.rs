@@ -248,14 +248,17 @@ impl SpillEncoder {
         report: &mut SpillReport,
     ) -> Result<()> {
         let mut partition_bytes = 0;
-        let mut rows: Vec<UnsafeRow<'_>> = Vec::with_capacity(run.len().min(self.config.batch_rows));
+        // Null structs make a batch larger than its rows.
+        let expanded_rows = MAX_BATCH_BYTES as usize / tools.converter.expanded_width().max(1);
+        let batch_rows = self.config.batch_rows.min(expanded_rows.max(1));
+        let mut rows: Vec<UnsafeRow<'_>> = Vec::with_capacity(run.len().min(batch_rows));
         while !run.is_empty() {
             if self.cancelled.load(Ordering::Acquire) || (self.is_killed)()? {
                 return Err(SparkError::Cancelled);
             }
             rows.clear();
             let mut row_bytes = 0;
-            for index in run.iter().take(self.config.batch_rows) {
+            for index in run.iter().take(batch_rows) {
                 let record = records[*index as usize];
                 if row_bytes > 0 && row_bytes + u64::from(record.length) > MAX_BATCH_BYTES {
                     break;
@@ -473,6 +476,25 @@ mod tests {
         let report = unsafe { encoder.write_sorted(&[], &mut output) }.unwrap();
         assert!(output.is_empty() && report.partitions.is_empty());
         assert_eq!(encoder.checksums().unwrap(), [1, 1, 1]);
+    }
+
+    #[test]
+    fn null_structs_of_many_fields_make_small_batches() {
+        let fields: Fields = (0..1 << 11).map(|i| Field::new(format!("f{i}"), DataType::Int64, true)).collect();
+        let config = WriterConfig { batch_rows: 8192, ..config(&[DataType::Struct(fields)], 1) };
+        let batches = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&batches);
+        // Asked once a batch.
+        let is_killed = Box::new(move || Ok(count.fetch_add(1, Ordering::Relaxed) > 1000));
+        let encoder = SpillEncoder::try_new(config, is_killed).unwrap();
+        let rows = vec![row(&[Value::Null]); 3000];
+        let mut output = Vec::new();
+        // SAFETY: `rows` outlives the call.
+        unsafe { encoder.write_sorted(&records(&rows, |_| 0), &mut output) }.unwrap();
+        // 16 KiB a row, 16 MiB a batch.
+        assert_eq!(batches.load(Ordering::Relaxed), 3);
+        let columns = read_all(encoder.carrier(), &output).unwrap();
+        assert_eq!(columns.iter().map(|batch| batch.column(0).null_count()).sum::<usize>(), 3000);
     }
 
     #[test]

@@ -11,6 +11,7 @@ import time
 from harness import driver, probe
 
 NO_AQE = {"spark.sql.adaptive.enabled": "false"}
+NO_CODEGEN = {"spark.sql.codegen.wholeStage": "false"}
 
 
 def sleep(milliseconds):
@@ -25,9 +26,11 @@ def slow_rows(spark, rows, milliseconds, partitions=8):
 
 
 def slow_input(spark, rows, milliseconds, partitions):
-    """An exchange whose map tasks wait for each row."""
-    slow = spark.range(0, rows, 1, 4).selectExpr("id as k", "sha2(cast(id as string), 256) as s", sleep(milliseconds))
-    return slow.repartition(partitions, "k")
+    """An exchange whose map tasks wait for each row. All rows of a task come of one, and without generated code: nothing below
+    the exchange looks whether the task was killed."""
+    last = rows // 4 - 1
+    many = spark.range(0, 4, 1, 4).selectExpr(f"explode(sequence(id * {last + 1}, id * {last + 1} + {last})) as k")
+    return many.selectExpr("k", "sha2(cast(k as string), 256) as s", sleep(milliseconds)).repartition(partitions, "k")
 
 
 def cancelled(spark, ours, during, partitions, settings):
@@ -38,14 +41,14 @@ def cancelled(spark, ours, during, partitions, settings):
     def run():
         try:
             if during == "map":
-                slow_input(spark, 20000, 2, partitions).collect()
+                slow_input(spark, 40000, 2, partitions).collect()
             else:
                 # Not pushed below what has effects, so with native operators the slow rows are their input.
                 slow_rows(spark, 20000, 10, partitions).where("k >= 0").collect()
         except Exception as raised:
             error.append(str(raised))
 
-    with probe.settings(spark, {**NO_AQE, **settings}):
+    with probe.settings(spark, {**NO_AQE, **(NO_CODEGEN if during == "map" else {}), **settings}):
         with probe.job_group(spark) as group:
             # Threads take the job group along.
             from pyspark import InheritableThread
@@ -144,7 +147,9 @@ def executor_killed(spark, during):
                 plan.execute().count()
                 os.kill(executors[0], signal.SIGKILL)
                 rows = probe.exact_rows(plan)
-        return {"rows": rows, **probe.plan_facts(plan), "executors": len(executors), "tasks": probe.task_metrics(spark, group)}
+        # Without a fault: map tasks and reducers, and in the other case reducers once more.
+        return {"rows": rows, **probe.plan_facts(plan), "executors": len(executors), "tasks": probe.task_metrics(spark, group),
+                "least attempts": 2 if during == "reduce" else 3, "during": during}
 
 
 def wait_for_executors(spark, wanted):
@@ -156,17 +161,19 @@ def wait_for_executors(spark, wanted):
         time.sleep(0.1)
 
 
-def repeats(spark, times, ours):
+def repeats(spark, times, ours, settings):
     """One query again and again: resident memory and Arrow memory after each run, and what leaks in the end."""
     frame = lambda: spark.range(0, 100000, 1, 4).selectExpr("id as k", "hex(id) as s", "array(id) as l").repartition(
-        16, "k").groupBy("s").count().where("count > 1")
+        16, "k").where("k >= 0").groupBy("s").agg({"*": "count", "l": "max"}).where("`count(1)` > 1")
     jvm = spark.sparkContext._gateway.proc.pid
     sizes, balances = [], []
-    for _ in range(times):
-        assert frame().count() == 0
-        sizes.append(sum(map(driver.resident_bytes, [jvm, *driver.descendants(jvm)])))
-        balances.append(spark._jvm.org.apache.comet.CometArrowAllocator.allocated() if ours else 0)
-    return {"sizes": sizes, "balances": balances, "leaks": probe.leaks(spark, ours)}
+    with probe.settings(spark, settings):
+        nodes = [probe.kind(node) for node in probe.nodes(frame()._jdf.queryExecution().executedPlan())]
+        for _ in range(times):
+            assert frame().count() == 0
+            sizes.append(sum(map(driver.resident_bytes, [jvm, *driver.descendants(jvm)])))
+            balances.append(spark._jvm.org.apache.comet.CometArrowAllocator.allocated() if ours else 0)
+    return {"nodes": nodes, "sizes": sizes, "balances": balances, "leaks": probe.leaks(spark, ours)}
 
 
 def refused(spark, settings):

@@ -25,15 +25,21 @@ def tpch(spark, number, data, settings):
                 spark.sql(statement)
 
 
-def random_rows(spark, seed, how, partitions, settings):
-    """Random types and values through one exchange: every row with its partition, every bit of it."""
+def random_rows(spark, seed, how, partitions, settings, filtered=False):
+    """Random types and values through one exchange: every row with its partition, every bit of it. Filtered: also through a
+    filter above it and one below."""
     types = Types(seed)
     frame, kinds = types.table(spark, 1000)
     names = dict(zip(frame.columns, kinds))
     able = [name for name, kind in names.items() if (orderable if how == "range" else hashable)(kind)]
     keys = types.random.sample(able, types.random.randint(1, 3))
     with probe.settings(spark, settings):
+        if filtered:
+            frame = frame.where("k <> 500")
         moved = repartition(frame, how, partitions, keys)
+        if filtered:
+            # Not pushed below an exchange that deals rows in turn.
+            moved = moved.where("k >= 300")
         return {**probe.observe(spark, probe.placed(moved), probe.exact), "about": f"by {keys} of {names}"}
 
 

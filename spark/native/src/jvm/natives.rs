@@ -20,7 +20,6 @@ use jni::sys::{JNI_ERR, JNI_FALSE, JNI_VERSION_1_8, jboolean, jint, jlong, jlong
 use jni::{JNIEnv, JavaVM, NativeMethod};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use crate::block::BlockReader;
 use crate::config::{self, ShuffleWriterMessage};
@@ -53,19 +52,18 @@ struct Reader {
     stored: Vec<u8>,
 }
 
-/// A running plan. Its task's thread holds the lock while it executes; cancelling does not need it.
+/// A running plan. Its task's thread holds the lock while it executes.
 struct Plan {
     schema: SchemaRef,
     /// Of every operator, parents before their children.
     metrics: Vec<MetricsSet>,
-    cancel: CancellationToken,
     execution: Mutex<Option<Execution>>,
 }
 
 type Env<'local> = JNIEnv<'local>;
 
 /// The methods of [`NATIVE_CLASS`]: name and signature. The JVM side's test compares its declarations with this list.
-pub const METHODS: [(&str, &str); 17] = [
+pub const METHODS: [(&str, &str); 16] = [
     ("createShuffleWriter", "([BLorg/apache/comet/NativeTask;)J"),
     ("writeSortedFileNative", "(JLjava/lang/String;ZJJ)[J"),
     ("writeSortedSinkNative", "(JLorg/apache/comet/BlockSink;JJ)[J"),
@@ -79,7 +77,6 @@ pub const METHODS: [(&str, &str); 17] = [
     ("planSchema", "(JJ)V"),
     ("executePlan", "(JJ)J"),
     ("planMetrics", "(J)[J"),
-    ("cancelPlan", "(J)V"),
     ("releasePlan", "(J)V"),
     ("stopRuntime", "()V"),
     ("liveHandles", "()J"),
@@ -101,7 +98,6 @@ fn functions() -> [*mut c_void; METHODS.len()] {
         plan_schema as *mut c_void,
         execute_plan as *mut c_void,
         plan_metrics as *mut c_void,
-        cancel_plan as *mut c_void,
         release_plan as *mut c_void,
         stop_runtime as *mut c_void,
         live_handles as *mut c_void,
@@ -345,12 +341,7 @@ extern "system" fn create_plan<'l>(
         let execution = Execution::start(started, context, requests, sources, Box::new(hooks), runtime)?;
         let mut metrics = Vec::new();
         metrics_of(operators.as_ref(), &mut metrics);
-        PLANS.insert(Plan {
-            metrics,
-            schema: Arc::clone(execution.schema()),
-            cancel: execution.cancel_token(),
-            execution: Mutex::new(Some(execution)),
-        })
+        PLANS.insert(Plan { metrics, schema: Arc::clone(execution.schema()), execution: Mutex::new(Some(execution)) })
     })
 }
 
@@ -413,19 +404,10 @@ extern "system" fn live_handles<'l>(mut env: Env<'l>, _: JClass<'l>) -> jlong {
     guard(&mut env, |_| Ok((WRITERS.len() + READERS.len() + PLANS.len()) as jlong))
 }
 
-/// Makes the plan fail soon, from any thread.
-extern "system" fn cancel_plan<'l>(mut env: Env<'l>, _: JClass<'l>, plan: jlong) {
-    guard(&mut env, |_| {
-        PLANS.get(plan)?.cancel.cancel();
-        Ok(())
-    });
-}
-
 /// Ends the plan: when this returns, nothing of it runs and its inputs are closed.
 extern "system" fn release_plan<'l>(mut env: Env<'l>, _: JClass<'l>, plan: jlong) {
     guard(&mut env, |_| {
         let plan = PLANS.remove(plan)?;
-        plan.cancel.cancel();
         // Waits for a call that is under way; the inputs are closed on this thread.
         drop(plan.execution.lock().take());
         Ok(())

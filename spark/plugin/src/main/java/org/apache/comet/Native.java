@@ -22,9 +22,6 @@ public final class Native {
   /** What {@link #executePlan} returns at the end. */
   public static final long END = -1;
 
-  /** In the result of {@link #writeSortedFileNative}: bytes written. */
-  public static final int WRITTEN_BYTES = 0;
-
   /** In the result of {@link #writeSortedFileNative}: nanoseconds of encoding and compression. */
   public static final int ENCODE_NANOS = 4;
 
@@ -123,9 +120,6 @@ public final class Native {
 
   /** (output rows, compute nanoseconds) of each operator, in pre-order. */
   public static native long[] planMetrics(long plan);
-
-  /** From any thread: the plan fails soon. */
-  public static native void cancelPlan(long plan);
 
   /** Waits for what runs, closes the inputs on this thread, then frees. */
   public static native void releasePlan(long plan);

@@ -41,8 +41,11 @@ object CometConf {
   private def bool(key: String, aliases: Seq[String], default: Boolean)(doc: String): ConfKey[Boolean] =
     ConfKey(key, aliases, "true or false", default, doc)(_.toBooleanOption, _ => None)
 
-  private def int(key: String, aliases: Seq[String], default: Int, kind: String, min: Int)(doc: String): ConfKey[Int] =
-    ConfKey(key, aliases, kind, default, doc)(_.toIntOption, v => Option.when(v < min)(s"at least $min"))
+  private def int(key: String, aliases: Seq[String], default: Int, kind: String, min: Int, max: Int = Int.MaxValue)(
+      doc: String): ConfKey[Int] =
+    ConfKey(key, aliases, kind, default, doc)(
+      _.toIntOption,
+      v => Option.when(v < min)(s"at least $min").orElse(Option.when(v > max)(s"at most $max")))
 
   private def double(key: String, aliases: Seq[String], default: Double, kind: String)(doc: String): ConfKey[Double] =
     ConfKey(key, aliases, kind, default, doc)(_.toDoubleOption, v => Option.when(!(v > 0))("more than 0"))
@@ -60,7 +63,7 @@ object CometConf {
       "Whether filters and projections are run by native code where every expression is known to it.")
 
   val BatchSize: ConfKey[Int] =
-    int("spark.comet.batchSize", Nil, 8192, "rows", 1)("Rows per batch between Spark and native operators, at most.")
+    int("spark.comet.batchSize", Nil, 8192, "rows", 1)("Rows per batch, at most, of the rows that go from Spark's operators to native ones; columns go in the batches they come in.")
 
   val ShuffleEnabled: ConfKey[Boolean] =
     bool("spark.comet.shuffle.enabled", Seq("spark.comet.exec.shuffle.enabled"), default = true)(
@@ -72,7 +75,7 @@ object CometConf {
 
   val FromSparkPlan: ConfKey[Boolean] =
     bool("spark.comet.shuffle.convertFromSparkPlan.enabled", Nil, default = true)(
-      "Whether an exchange over Spark's own operators becomes a columnar one.")
+      "Whether exchanges that take rows become columnar ones. In this version every exchange takes rows.")
 
   val Codec: ConfKey[String] =
     oneOf(
@@ -80,8 +83,8 @@ object CometConf {
       "lz4", "zstd", "snappy", "none")("Compression of shuffle blocks; spark.shuffle.compress=false means none.")
 
   val ZstdLevel: ConfKey[Int] =
-    int("spark.comet.shuffle.compression.zstd.level", Seq("spark.comet.exec.shuffle.compression.zstd.level"), 1, "level", -7)(
-      "Level of zstd.")
+    int("spark.comet.shuffle.compression.zstd.level", Seq("spark.comet.exec.shuffle.compression.zstd.level"), 1, "level", -7, 22)(
+      "Level of zstd, from -7 (fastest) to 22 (smallest).")
 
   val ShuffleBatchSize: ConfKey[Int] =
     int("spark.comet.shuffle.jvm.batchSize", Seq("spark.comet.columnar.shuffle.batch.size"), 8192, "rows", 1)(

@@ -3,7 +3,7 @@ package org.apache.comet
 
 import org.apache.arrow.c.{ArrowSchema, CDataDictionaryProvider, Data}
 
-import org.apache.spark.TaskContext
+import org.apache.spark.{TaskContext, TaskKilledException}
 import org.apache.spark.sql.comet.execution.CometNativeTask
 import org.apache.spark.sql.comet.execution.arrow.{CometArrowSchema, CometArrowStream, InputFailures}
 import org.apache.spark.sql.types.StructType
@@ -48,7 +48,13 @@ class CometExecIterator(
 
   def getNextBatch(): Option[ColumnarBatch] = {
     task.checkKilled()
-    importer.next(array => failures.original(Native.executePlan(handle, array)))
+    try importer.next(array => failures.original(Native.executePlan(handle, array)))
+    catch {
+      case killed: TaskKilledException =>
+        // Native code knows that, not why.
+        task.checkKilled()
+        throw killed
+    }
   }
 
   /** The plan is joined before anything it reads goes away. */

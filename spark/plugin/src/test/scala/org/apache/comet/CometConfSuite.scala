@@ -23,6 +23,16 @@ class CometConfSuite extends AnyFunSuite {
     assertThrows[IllegalArgumentException](CometConf.Codec.get(lookup(CometConf.Codec.key -> "brotli")))
   }
 
+  test("numbers beyond their bounds are errors when a query is planned, not in its tasks") {
+    for (level <- Seq("-8", "23", "x")) {
+      val thrown = intercept[IllegalArgumentException](CometConf.ZstdLevel.get(lookup(CometConf.ZstdLevel.key -> level)))
+      assert(thrown.getMessage.contains(s"'$level' for ${CometConf.ZstdLevel.key}"))
+    }
+    assert(CometConf.ZstdLevel.get(lookup(CometConf.ZstdLevel.key -> "22")) == 22)
+    assertThrows[IllegalArgumentException](CometConf.ShuffleBatchSize.get(lookup(CometConf.ShuffleBatchSize.key -> "0")))
+    assertThrows[IllegalArgumentException](CometConf.SizeMultiplier.get(lookup(CometConf.SizeMultiplier.key -> "0")))
+  }
+
   test("no name is used twice") {
     val names = CometConf.all.flatMap(k => k.key +: k.aliases)
     assert(names.distinct == names)

@@ -6,11 +6,14 @@ import java.nio.file.{Files, Path}
 
 import org.apache.comet.CometArrowAllocator
 
-import org.apache.spark.{SparkConf, SparkEnv, TaskContext}
+import org.apache.spark.{SparkConf, SparkEnv, TaskContext, TaskEndReason, TaskKilled}
 import org.apache.spark.memory.{MemoryConsumer, MemoryMode, SparkOutOfMemoryError}
-import org.apache.spark.scheduler.{SparkListener, SparkListenerTaskEnd}
+import org.apache.spark.rdd.RDD
+import org.apache.spark.scheduler.{SparkListener, SparkListenerTaskEnd, SparkListenerTaskStart}
+import org.apache.spark.shuffle.ShuffleHandle
 import org.apache.spark.sql.{DataFrame, Row, SparkSession}
-import org.apache.spark.sql.comet.execution.shuffle.CometColumnarExchange
+import org.apache.spark.sql.catalyst.InternalRow
+import org.apache.spark.sql.comet.execution.shuffle._
 import org.apache.spark.sql.execution.{ColumnarToRowExec, FormattedMode}
 import org.apache.spark.sql.execution.adaptive.AdaptiveSparkPlanHelper
 import org.apache.spark.sql.execution.exchange.ReusedExchangeExec
@@ -91,6 +94,99 @@ class CometSparkSuite extends AnyFunSuite with AdaptiveSparkPlanHelper {
       val frame = spark.range(0, 100, 1, 1).select(when(col("id") === 50, lit("x" * (16 << 20))).otherwise(lit("y")).as("s"))
       val thrown = intercept[Exception](frame.repartition(3).collect())
       assert(Iterator.iterate[Throwable](thrown)(_.getCause).takeWhile(_ != null).exists(_.toString.contains("UNABLE_TO_ACQUIRE_MEMORY")))
+    }
+  }
+
+  test("the largest writers are spilled first, so that few spills make much room") {
+    withSpark(
+      "spark.memory.offHeap.size" -> "8m",
+      "spark.buffer.pageSize" -> "1m",
+      "spark.comet.shuffle.jvm.batchSize" -> "1000000",
+      "spark.sql.adaptive.enabled" -> "false") { spark =>
+      // Most rows are of one partition of thirty.
+      val key = when(col("id") % 20 === 0, col("id")).otherwise(lit(1L))
+      val frame = numbers(spark, 400000).select(key.as("k"), sha2(col("s"), 512).as("s")).repartition(30, col("k"))
+      assert(frame.queryExecution.executedPlan.executeCollect().length == 400000)
+      val exchange = exchanges(frame).head
+      assert(exchange.shuffleDependency.shuffleHandle.isInstanceOf[CometBypassMergeSortShuffleHandle[_, _]])
+      val (spills, size) = (exchange.metrics("spills").value, exchange.metrics("dataSize").value)
+      assert(spills > 0 && spills < size / (1 << 20), s"$spills spills of $size bytes")
+    }
+  }
+
+  test("the type of a shuffle chooses its handle") {
+    withSpark("spark.sql.adaptive.enabled" -> "false") { spark =>
+      def handle(partitions: Int, shuffleType: ShuffleType): ShuffleHandle = {
+        val frame = numbers(spark, 10).repartition(partitions, col("k"))
+        val made = exchanges(frame).head.shuffleDependency
+        new CometShuffleDependency[Int, InternalRow, InternalRow](
+          made.rdd.asInstanceOf[RDD[Product2[Int, InternalRow]]], made.partitioner, made.serializer, made.shuffleWriterProcessor,
+          made.rowBasedChecksums, made.checksumMismatchFullRetryEnabled, shuffleType, made.schema, made.arrowSchema, made.settings,
+          made.writeMetrics, made.decodeTime).shuffleHandle
+      }
+      assert(handle(3, CometColumnarShuffle).isInstanceOf[CometBypassMergeSortShuffleHandle[_, _]])
+      assert(handle(300, CometColumnarShuffle).isInstanceOf[CometSerializedShuffleHandle[_, _]])
+      for (partitions <- Seq(3, 300)) {
+        assert(handle(partitions, CometNativeShuffle).isInstanceOf[CometNativeShuffleHandle[_, _]])
+      }
+    }
+  }
+
+  test("settings of a session say what becomes columnar, and reach the writers") {
+    withSpark("spark.sql.adaptive.enabled" -> "false", "spark.shuffle.sync" -> "true") { spark =>
+      def planned(settings: (String, String)*): Seq[CometColumnarExchange] = {
+        settings.foreach { case (key, value) => spark.conf.set(key, value) }
+        try exchanges(numbers(spark, 100).repartition(3))
+        finally settings.foreach { case (key, _) => spark.conf.unset(key) }
+      }
+      for {
+        setting <- Seq(
+          "spark.comet.enabled" -> "false", "spark.comet.shuffle.enabled" -> "false",
+          "spark.comet.exec.shuffle.enabled" -> "false", "spark.comet.shuffle.mode" -> "native",
+          "spark.comet.shuffle.convertFromSparkPlan.enabled" -> "false")
+      } assert(planned(setting).isEmpty, setting)
+      for (mode <- Seq("auto", "jvm")) assert(planned("spark.comet.shuffle.mode" -> mode).length == 1)
+
+      spark.conf.set("spark.comet.shuffle.compression.codec", "zstd")
+      spark.conf.set("spark.comet.shuffle.compression.zstd.level", "5")
+      spark.conf.set("spark.comet.shuffle.jvm.batchSize", "100")
+      spark.conf.set("spark.comet.shuffle.jvm.spillThreshold", "200")
+      spark.conf.set("spark.comet.shuffle.jvm.async.enabled", "true")
+      spark.conf.set("spark.comet.shuffle.jvm.async.threads", "7")
+      spark.conf.set("spark.comet.shuffle.jvm.async.maxThreads", "9")
+      val frame = numbers(spark, 1000).repartition(3)
+      assert(frame.queryExecution.executedPlan.executeCollect().length == 1000)
+      val exchange = exchanges(frame).head
+      assert(exchange.shuffleDependency.settings == CometShuffleSettings("zstd", 5, 100, 200, true, 7, 9, "ADLER32", true))
+      val size = exchange.runtimeStatistics.sizeInBytes
+      spark.conf.set("spark.comet.shuffle.sizeInBytesMultiplier", "2.5")
+      assert(exchange.runtimeStatistics.sizeInBytes == size * 5 / 2)
+    }
+  }
+
+  test("a task that is killed inside a native plan ends for the reason that Spark has") {
+    withSpark("spark.comet.exec.enabled" -> "true", "spark.comet.batchSize" -> "5", "spark.sql.adaptive.enabled" -> "false") { spark =>
+      val slow = udf { (n: Long) =>
+        Thread.sleep(5)
+        n
+      }
+      // No row passes, so all of it is one call of native code.
+      val frame = spark.range(0, 4000, 1, 1).select(slow.asNondeterministic()(col("id")).as("x")).where("x < 0")
+      assert(operators(frame).nonEmpty)
+      @volatile var reasons = Seq.empty[TaskEndReason]
+      spark.sparkContext.addSparkListener(new SparkListener {
+        override def onTaskStart(start: SparkListenerTaskStart): Unit = if (start.taskInfo.attemptNumber == 0) {
+          Thread.sleep(500)
+          spark.sparkContext.killTaskAttempt(start.taskInfo.taskId, interruptThread = false, reason = "for a test")
+        }
+        override def onTaskEnd(end: SparkListenerTaskEnd): Unit = {
+          reasons :+= end.reason
+          spark.sparkContext.cancelAllJobs()
+        }
+      })
+      intercept[Exception](frame.collect())
+      spark.sparkContext.listenerBus.waitUntilEmpty()
+      assert(reasons.collect { case killed: TaskKilled => killed.reason }.headOption.contains("for a test"), reasons)
     }
   }
 

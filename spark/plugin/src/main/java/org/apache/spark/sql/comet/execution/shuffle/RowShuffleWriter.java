@@ -61,6 +61,7 @@ abstract class RowShuffleWriter<K, V> extends ShuffleWriter<K, V> {
   @Override
   public final void write(Iterator<Product2<K, V>> records) throws IOException {
     RowBasedChecksum[] rowChecksums = dependency.rowBasedChecksums();
+    int batchSize = context.settings().batchSize();
     long rows = 0;
     long dataSize = 0;
     while (records.hasNext()) {
@@ -77,6 +78,10 @@ abstract class RowShuffleWriter<K, V> extends ShuffleWriter<K, V> {
       }
       rows++;
       dataSize += row.getSizeInBytes();
+      if (rows % batchSize == 0) {
+        // Not every operator asks, and it may be long until native code does.
+        context.checkKilled();
+      }
     }
     partitionLengths = rows == 0 ? output.commitEmpty() : commit();
     metrics.incRecordsWritten(rows);

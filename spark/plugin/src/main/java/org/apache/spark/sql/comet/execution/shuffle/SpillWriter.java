@@ -57,7 +57,7 @@ public abstract class SpillWriter {
     this.partitions = partitions;
     this.file = context.createTempFile();
     this.active = new RowBuffer(context.allocator());
-    this.lane = context.async() == null ? null : context.async().new Lane(this::append);
+    this.lane = context.async() == null ? null : context.async().new Lane(this::appendAside);
   }
 
   /** False if there is no memory: the owner spills, here or in a larger writer, and comes again. */
@@ -94,6 +94,7 @@ public abstract class SpillWriter {
       try {
         context.async().submit(lane, buffer);
       } catch (IOException | RuntimeException | Error e) {
+        context.broke(e);
         buffer.free();
         throw e;
       }
@@ -106,6 +107,9 @@ public abstract class SpillWriter {
         freed = context.async().drain();
       }
       append(buffer);
+    } catch (IOException | RuntimeException | Error e) {
+      context.broke(e);
+      throw e;
     } finally {
       buffer.free();
     }
@@ -121,6 +125,11 @@ public abstract class SpillWriter {
     if (file.length() != written) {
       throw new IOException(
           "a spill file has " + file.length() + " bytes, but " + written + " were written: " + file);
+    }
+    if (context.settings().sync() && written > 0) {
+      try (FileOutputStream out = new FileOutputStream(file, true)) {
+        out.getFD().sync();
+      }
     }
   }
 
@@ -150,16 +159,16 @@ public abstract class SpillWriter {
     }
   }
 
-  private void append(RowBuffer buffer) throws IOException {
+  private void appendAside(RowBuffer buffer) throws IOException {
     try {
-      appendOrFail(buffer);
+      append(buffer);
     } catch (IOException | RuntimeException | Error e) {
       context.broke(e);
       throw e;
     }
   }
 
-  private void appendOrFail(RowBuffer buffer) throws IOException {
+  private void append(RowBuffer buffer) throws IOException {
     long[] bytes = new long[partitions];
     long[] report;
     try {

@@ -11,21 +11,43 @@ import org.apache.spark.sql.util.ArrowUtils
 /** Which columns cross between the JVM and native code, in blocks and in batches, and as what. */
 object CometArrowSchema {
 
+  /** Deeper types are more than readers of Arrow schemas accept, for which a map is two levels. */
+  private val MaxDepth = 50
+
+  /** A null struct is one bit of a row, but in Arrow a value of each of its fields. */
+  private val MaxStructFields = 500
+
   /** Why rows of a schema cannot cross; None = they can. */
   def refusal(schema: StructType): Option[String] =
-    schema.fields.iterator.flatMap(f => refusal(f.dataType).map(why => s"column ${f.name}: $why")).nextOption()
+    schema.fields.iterator
+      .flatMap(f => refusal(f.dataType, 1).map(why => s"column ${f.name}: $why"))
+      .nextOption()
+      .orElse {
+        val fields = schema.fields.map(f => fieldsOfStructs(f.dataType)).sum
+        Option.when(fields > MaxStructFields)(s"structs have $fields fields, more than $MaxStructFields")
+      }
 
-  private def refusal(dataType: DataType): Option[String] = dataType match {
+  /** Of structs at every level. */
+  private def fieldsOfStructs(dataType: DataType): Int = dataType match {
+    case udt: UserDefinedType[_] => fieldsOfStructs(udt.sqlType)
+    case ArrayType(element, _) => fieldsOfStructs(element)
+    case MapType(key, value, _) => fieldsOfStructs(key) + fieldsOfStructs(value)
+    case struct: StructType => struct.length + struct.fields.map(f => fieldsOfStructs(f.dataType)).sum
+    case _ => 0
+  }
+
+  private def refusal(dataType: DataType, depth: Int): Option[String] = dataType match {
+    case _ if depth > MaxDepth => Some(s"nested more than $MaxDepth deep")
     case BooleanType | ByteType | ShortType | IntegerType | LongType | FloatType | DoubleType => None
     case _: DecimalType | _: StringType | BinaryType | NullType => None
     case DateType | TimestampType | TimestampNTZType | _: TimeType => None
     case _: YearMonthIntervalType | _: DayTimeIntervalType => None
-    case udt: UserDefinedType[_] => refusal(udt.sqlType)
-    case ArrayType(element, _) => refusal(element)
-    case MapType(key, value, _) => refusal(key).orElse(refusal(value))
+    case udt: UserDefinedType[_] => refusal(udt.sqlType, depth)
+    case ArrayType(element, _) => refusal(element, depth + 1)
+    case MapType(key, value, _) => refusal(key, depth + 2).orElse(refusal(value, depth + 2))
     case struct: StructType =>
       if (struct.fieldNames.distinct.length != struct.length) Some("a struct has two fields of one name")
-      else struct.fields.iterator.flatMap(f => refusal(f.dataType)).nextOption()
+      else struct.fields.iterator.flatMap(f => refusal(f.dataType, depth + 1)).nextOption()
     case other => Some(s"type ${other.catalogString} has no form in Arrow here")
   }
 
@@ -52,8 +74,9 @@ object CometArrowSchema {
   /** Whether arrays of one are laid out like arrays of the other; names and nullability do not matter for that. */
   def sameLayout(one: Schema, other: Schema): Boolean = sameLayout(one.getFields, other.getFields)
 
+  def sameLayout(one: Field, other: Field): Boolean =
+    one.getType == other.getType && sameLayout(one.getChildren, other.getChildren)
+
   private def sameLayout(one: java.util.List[Field], other: java.util.List[Field]): Boolean =
-    one.size == other.size && one.asScala.zip(other.asScala).forall { case (a, b) =>
-      a.getType == b.getType && sameLayout(a.getChildren, b.getChildren)
-    }
+    one.size == other.size && one.asScala.zip(other.asScala).forall { case (a, b) => sameLayout(a, b) }
 }

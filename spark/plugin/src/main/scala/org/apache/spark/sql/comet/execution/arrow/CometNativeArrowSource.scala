@@ -160,9 +160,8 @@ final class ColumnarBatchArrowReader(
       (0 until batch.numCols).foreach { i =>
         val from = CometArrowStream.vector(operator, batch, i)
         val to = root.getVector(i)
-        if (from.getField.getType != to.getField.getType) {
-          throw new IllegalStateException(
-            s"$operator: column $i changed from ${to.getField.getType} to ${from.getField.getType} between batches")
+        if (!CometArrowSchema.sameLayout(from.getField, to.getField)) {
+          throw new IllegalStateException(s"$operator: column $i changed from ${to.getField} to ${from.getField} between batches")
         }
         to.clear()
         from.makeTransferPair(to).transfer()
@@ -240,8 +239,8 @@ object CometArrowStream extends Logging {
     }
     val fields = wanted.zipWithIndex.map { case (want, i) =>
       val have = vector(operator, first, i).getField
-      if (have.getType != want.getType) {
-        val drift = s"$operator: column ${schema(i).name} is ${have.getType} where ${want.getType} was declared"
+      if (!CometArrowSchema.sameLayout(have, want)) {
+        val drift = s"$operator: column ${schema(i).name} is $have where $want was declared"
         if (warned.add(drift)) logWarning(drift)
       }
       val nullable = want.isNullable || have.isNullable

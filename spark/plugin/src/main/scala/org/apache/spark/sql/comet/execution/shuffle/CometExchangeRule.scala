@@ -12,7 +12,6 @@ import org.apache.spark.sql.comet.execution.arrow.CometArrowSchema
 import org.apache.spark.sql.execution.SparkPlan
 import org.apache.spark.sql.execution.exchange.ShuffleExchangeExec
 
-
 /** Replaces Spark's shuffle exchanges. Runs several times over a plan: once converted, a node is not met again, and a refusal is
   * remembered on the node, so that adaptive re-planning cannot change one side of a join.
   */
@@ -26,7 +25,7 @@ case class CometExchangeRule(session: SparkSession) extends Rule[SparkPlan] {
           forAll.orElse(refusal(exchange)) match {
             case None => CometColumnarExchange.of(exchange)
             case Some(why) =>
-              logDebug(s"exchange stays Spark's: $why")
+              logInfo(s"an exchange stays Spark's: $why")
               exchange.setTagValue(CometExchangeRule.StaysSpark, why)
               exchange
           }
@@ -51,6 +50,6 @@ case class CometExchangeRule(session: SparkSession) extends Rule[SparkPlan] {
 }
 
 object CometExchangeRule {
-  /** Why this exchange was left alone; shown by extended explain. */
+  /** Why this exchange was left alone. */
   val StaysSpark: TreeNodeTag[String] = TreeNodeTag[String]("comet.exchange.stays.spark")
 }

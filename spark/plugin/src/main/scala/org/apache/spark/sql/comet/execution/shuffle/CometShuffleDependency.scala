@@ -25,8 +25,8 @@ final case class CometShuffleWriteMetrics(dataSize: SQLMetric, spills: SQLMetric
 
 /** Spark's dependency plus what our writers and readers need.
   *
-  * The superclass registers the shuffle while it is constructed, so `registerShuffle` sees this object half made: it may look at
-  * the class and at what the superclass has, not at the fields below (see `CometShuffleManager.registerShuffle`).
+  * The superclass registers the shuffle while it is constructed. What `registerShuffle` reads must therefore be constructor
+  * parameters, which Scala stores before it calls the superclass; a `val` in the body would still be null.
   *
   * @param arrowSchema Arrow IPC schema message; the reader's copy makes it unnecessary to repeat the schema in each block
   */

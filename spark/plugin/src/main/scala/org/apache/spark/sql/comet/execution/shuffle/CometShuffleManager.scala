@@ -52,13 +52,16 @@ private[spark] class CometShuffleManager(conf: SparkConf) extends SortShuffleMan
 
   override def registerShuffle[K, V, C](shuffleId: Int, dependency: ShuffleDependency[K, V, C]): ShuffleHandle =
     dependency match {
-      case _: CometShuffleDependency[_, _, _] =>
+      case comet: CometShuffleDependency[_, _, _] =>
         val ours = dependency.asInstanceOf[ShuffleDependency[K, V, V]]
-        // Only what the superclass of the dependency has already set may be read here.
-        if (CometShuffleManager.shouldBypassMergeSort(conf, ours.partitioner.numPartitions, ours.mapSideCombine)) {
-          new CometBypassMergeSortShuffleHandle[K, V](shuffleId, ours)
-        } else {
-          new CometSerializedShuffleHandle[K, V](shuffleId, ours)
+        comet.shuffleType match {
+          case CometNativeShuffle => new CometNativeShuffleHandle[K, V](shuffleId, ours)
+          case CometColumnarShuffle =>
+            if (CometShuffleManager.shouldBypassMergeSort(conf, ours.partitioner.numPartitions, ours.mapSideCombine)) {
+              new CometBypassMergeSortShuffleHandle[K, V](shuffleId, ours)
+            } else {
+              new CometSerializedShuffleHandle[K, V](shuffleId, ours)
+            }
         }
       case _ => super.registerShuffle(shuffleId, dependency)
     }

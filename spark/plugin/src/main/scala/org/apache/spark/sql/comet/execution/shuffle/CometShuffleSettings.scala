@@ -9,6 +9,7 @@ import org.apache.spark.internal.config
 /** What a shuffle's writers need to know, fixed on the driver when the exchange is prepared.
   *
   * @param checksumAlgorithm Spark's name, or empty if Spark's shuffle checksums are off
+  * @param sync whether files of rows must be on disk when they are complete, as `spark.shuffle.sync` says
   */
 final case class CometShuffleSettings(
     codec: String,
@@ -18,7 +19,8 @@ final case class CometShuffleSettings(
     asyncEnabled: Boolean,
     asyncThreads: Int,
     asyncMaxThreads: Int,
-    checksumAlgorithm: String)
+    checksumAlgorithm: String,
+    sync: Boolean)
 
 object CometShuffleSettings {
   def read(session: String => Option[String], conf: SparkConf): CometShuffleSettings =
@@ -31,5 +33,6 @@ object CometShuffleSettings {
       asyncThreads = CometConf.AsyncThreads.get(session),
       asyncMaxThreads = CometConf.AsyncMaxThreads.get(session),
       checksumAlgorithm =
-        if (conf.get(config.SHUFFLE_CHECKSUM_ENABLED)) conf.get(config.SHUFFLE_CHECKSUM_ALGORITHM) else "")
+        if (conf.get(config.SHUFFLE_CHECKSUM_ENABLED)) conf.get(config.SHUFFLE_CHECKSUM_ALGORITHM) else "",
+      sync = conf.get(config.SHUFFLE_SYNC))
 }

@@ -65,9 +65,12 @@ private[shuffle] final class NativeBatchDecoderIterator(streams: Iterator[InputS
     if (end > 0) decode() else None
   }
 
-  override protected def release(): Unit =
+  override protected def release(): Unit = {
+    // A listener keeps this iterator to the end of the task, and a task may have hundreds of them.
+    blocks = Array.emptyByteArray
     try closeStream()
     finally decoder.close()
+  }
 
   private def decode(): Option[ColumnarBatch] = decoder.decode(blocks, end)
 

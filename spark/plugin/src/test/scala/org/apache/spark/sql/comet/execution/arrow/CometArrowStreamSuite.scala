@@ -1,11 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 package org.apache.spark.sql.comet.execution.arrow
 
+import java.util.concurrent.ConcurrentLinkedQueue
+
+import scala.jdk.CollectionConverters._
+
 import org.apache.arrow.c.{ArrowArrayStream, Data}
 import org.apache.arrow.memory.BufferAllocator
 import org.apache.arrow.vector.{BigIntVector, IntVector, VarCharVector}
+import org.apache.arrow.vector.complex.ListVector
 import org.apache.arrow.vector.ipc.ArrowReader
+import org.apache.arrow.vector.types.Types
+import org.apache.arrow.vector.types.pojo.FieldType
 import org.apache.comet.{CometArrowAllocator, CometVector}
+import org.apache.logging.log4j.LogManager
+import org.apache.logging.log4j.core.{LogEvent, Logger}
+import org.apache.logging.log4j.core.appender.AbstractAppender
+import org.apache.logging.log4j.core.config.Property
 
 import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.execution.vectorized.OnHeapColumnVector
@@ -113,6 +124,46 @@ class CometArrowStreamSuite extends AnyFunSuite with BeforeAndAfterEach {
       assert(seen == 9)
       batches.foreach(_.close())
     }
+    allocator.close()
+  }
+
+  /** What the logger of a class says while `body` runs. */
+  private def logged(name: String)(body: => Unit): Seq[String] = {
+    val lines = new ConcurrentLinkedQueue[String]()
+    val appender = new AbstractAppender("test", null, null, true, Array.empty[Property]) {
+      override def append(event: LogEvent): Unit = lines.add(event.getMessage.getFormattedMessage)
+    }
+    appender.start()
+    val logger = LogManager.getLogger(name).asInstanceOf[Logger]
+    logger.addAppender(appender)
+    try body
+    finally logger.removeAppender(appender)
+    lines.asScala.toSeq
+  }
+
+  test("a column of another type than declared is said once, also where only its elements are") {
+    val allocator = CometArrowAllocator.child("upstream")
+    def lists(): ColumnarBatch = {
+      val list = ListVector.empty("l", allocator)
+      list.addOrGetVector[IntVector](FieldType.nullable(Types.MinorType.INT.getType))
+      new ColumnarBatch(Array[ColumnVector](new CometVector(list)), 0)
+    }
+    val declared = StructType(Seq(StructField("l", ArrayType(LongType))))
+    val lines = logged(CometArrowStream.getClass.getName.stripSuffix("$")) {
+      for (_ <- 0 until 3) {
+        val batch = lists()
+        val schema = CometArrowStream.reconcileStreamSchema("drifting", declared, batch)
+        assert(schema.getFields.get(0).getChildren.get(0).getType == Types.MinorType.INT.getType)
+        batch.close()
+      }
+    }
+    assert(lines.length == 1 && lines.head.contains("drifting: column l is "), lines)
+    val same = logged(CometArrowStream.getClass.getName.stripSuffix("$")) {
+      val batch = lists()
+      CometArrowStream.reconcileStreamSchema("drifting", StructType(Seq(StructField("l", ArrayType(IntegerType)))), batch)
+      batch.close()
+    }
+    assert(same.isEmpty, same)
     allocator.close()
   }
 

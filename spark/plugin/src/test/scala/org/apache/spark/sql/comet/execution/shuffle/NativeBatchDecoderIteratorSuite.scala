@@ -101,6 +101,8 @@ class NativeBatchDecoderIteratorSuite extends AnyFunSuite {
     batches.close()
     assert(stream.closed == 1)
     assert(!batches.hasNext)
+    // A listener keeps it to the end of the task.
+    assert(batches.reservedBytes == 0)
     nothingLeft()
   }
 
