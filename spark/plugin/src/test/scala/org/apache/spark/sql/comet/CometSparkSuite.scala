@@ -4,6 +4,8 @@ package org.apache.spark.sql.comet
 import java.io.File
 import java.nio.file.{Files, Path}
 
+import scala.jdk.CollectionConverters._
+
 import org.apache.comet.CometArrowAllocator
 
 import org.apache.spark.{SparkConf, SparkEnv, TaskContext, TaskEndReason, TaskKilled}
@@ -13,11 +15,13 @@ import org.apache.spark.scheduler.{SparkListener, SparkListenerTaskEnd, SparkLis
 import org.apache.spark.shuffle.ShuffleHandle
 import org.apache.spark.sql.{DataFrame, Row, SparkSession}
 import org.apache.spark.sql.catalyst.InternalRow
+import org.apache.spark.sql.catalyst.util.GenericArrayData
 import org.apache.spark.sql.comet.execution.shuffle._
 import org.apache.spark.sql.execution.{ColumnarToRowExec, FormattedMode}
 import org.apache.spark.sql.execution.adaptive.AdaptiveSparkPlanHelper
 import org.apache.spark.sql.execution.exchange.ReusedExchangeExec
 import org.apache.spark.sql.functions._
+import org.apache.spark.sql.types._
 import org.scalatest.funsuite.AnyFunSuite
 
 /** Real queries in a local application; needs the native library on `java.library.path`. */
@@ -254,6 +258,19 @@ class CometSparkSuite extends AnyFunSuite with AdaptiveSparkPlanHelper {
     }
   }
 
+  test("types of applications come back as their objects, alone and inside of others") {
+    val schema = new StructType().add("id", LongType).add("p", new CometSparkSuite.PointType)
+    val rows = (0L until 100L).map(i => Row(i, if (i % 7 == 0) null else CometSparkSuite.Point(i.toDouble, Seq(i * 2.0, i * 3.0))))
+    for (generated <- Seq("true", "false")) withSpark("spark.sql.codegen.wholeStage" -> generated) { spark =>
+      def query(s: SparkSession): DataFrame =
+        s.createDataFrame(rows.asJava, schema).repartition(3, col("id"))
+          .select(col("p"), array(col("p")).as("a"), struct(col("id"), col("p")).as("s")).repartition(4)
+      val frame = sameAsSpark(spark, query)
+      assert(exchanges(frame).length == 2)
+      assert(frame.collect().map(_.getAs[CometSparkSuite.Point](0)).filter(_ != null).map(_.x).sum == 4950 - 7 * 105)
+    }
+  }
+
   test("a spill that failed for another consumer, which went on, fails the task: rows would be lost") {
     for (partitions <- Seq("3", "150")) withSpark("spark.sql.shuffle.partitions" -> partitions) { spark =>
       val greedy = udf { (n: Long) =>
@@ -284,6 +301,17 @@ class CometSparkSuite extends AnyFunSuite with AdaptiveSparkPlanHelper {
 }
 
 object CometSparkSuite {
+  final case class Point(x: Double, rest: Seq[Double])
+
+  class PointType extends UserDefinedType[Point] {
+    override def sqlType: DataType = new StructType().add("x", DoubleType).add("rest", ArrayType(DoubleType))
+    override def serialize(point: Point): Any = InternalRow(point.x, new GenericArrayData(point.rest.toArray))
+    override def deserialize(stored: Any): Point = stored match {
+      case row: InternalRow => Point(row.getDouble(0), row.getArray(1).toDoubleArray().toSeq)
+    }
+    override def userClass: Class[Point] = classOf[Point]
+  }
+
   /** Makes Spark ask everybody in this task for memory while there is no folder for temporary files. */
   def spillWithoutDisk(): Unit = {
     val folders = SparkEnv.get.blockManager.diskBlockManager.localDirs.toSeq
