@@ -202,7 +202,8 @@ def has_true_checksums(outcome, expected):
 
 def is_flat(outcome, expected):
     sizes, balances = outcome["sizes"], outcome["balances"]
-    calm = sizes[len(sizes) // 5:]
+    # Also vanilla Spark grows by some 100 MiB in its first hundred runs: what Java compiles and loads.
+    calm = sizes[len(sizes) * 2 // 5:]
     median = lambda values: sorted(values)[len(values) // 2]
     grown = median(calm[-len(calm) // 4:]) - median(calm[:len(calm) // 4])
     assert grown < 48 << 20, f"resident memory grew by {grown >> 20} MiB: {[size >> 20 for size in sizes]}"

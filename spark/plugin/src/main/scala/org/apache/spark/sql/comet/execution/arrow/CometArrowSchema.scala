@@ -15,7 +15,7 @@ object CometArrowSchema {
   private val MaxDepth = 50
 
   /** A null struct is one bit of a row, but in Arrow a value of each of its fields. */
-  private val MaxStructFields = 500
+  private val MaxStructFields = 200
 
   /** Why rows of a schema cannot cross; None = they can. */
   def refusal(schema: StructType): Option[String] =

@@ -31,9 +31,9 @@ class CometArrowSchemaSuite extends AnyFunSuite {
   }
 
   test("structs that would be far larger as columns when they are null stay Spark's") {
-    assert(refusal(struct(500)).isEmpty)
-    assert(refusal(struct(501)).exists(_.contains("501 fields")))
-    assert(refusal(ArrayType(MapType(StringType, struct(501)))).nonEmpty)
-    assert(refusal(new StructType().add("a", struct(250)).add("b", struct(249))).nonEmpty)
+    assert(refusal(struct(200)).isEmpty)
+    assert(refusal(struct(201)).exists(_.contains("201 fields")))
+    assert(refusal(ArrayType(MapType(StringType, struct(201)))).nonEmpty)
+    assert(refusal(new StructType().add("a", struct(100)).add("b", struct(99))).nonEmpty)
   }
 }
