@@ -192,7 +192,7 @@ def main():
     parser.add_argument("--jar", type=pathlib.Path, default=tables.REPOSITORY / "spark/plugin/target/ballista-spark-0.1.0.jar")
     parser.add_argument("--data", required=True, help="folder of TPC-H at scale factor 0.1")
     parser.add_argument("--big-data", help="folder of TPC-H at scale factor 1, for --full")
-    parser.add_argument("--full", action="store_true", help="all of it: some 80 minutes on two cores instead of 8")
+    parser.add_argument("--full", action="store_true", help="all of it: on two cores some 80 minutes, where the quick part takes 8")
     parser.add_argument("--vanilla", action="store_true", help="vanilla Spark on both sides")
     parser.add_argument("--seed", type=int, default=1, help="of the first random table")
     parser.add_argument("--only", default="", help="words that a test's name must have")

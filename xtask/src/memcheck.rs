@@ -24,6 +24,10 @@ pub fn run(_: &Options) -> Result<(), String> {
     let mut build = cargo::cargo(&["test", "--workspace", "--lib", "--no-run", "--message-format", "json"])?;
     let messages = process::output(&mut build)?;
     let program = test_program(&messages, "ballista_spark").ok_or("cargo names no test program of ballista_spark")?;
+    let tests = process::output(Command::new(program).arg("--list"))?;
+    if let Some(none) = TESTS.iter().find(|name| !tests.lines().any(|test| test.starts_with(*name))) {
+        return Err(format!("no test of ballista_spark is named {none}…"));
+    }
     let mut command = Command::new("valgrind");
     // 97: none of the test program's own.
     command.args(["--quiet", "--error-exitcode=97"]).arg(program).args(["--test-threads", "1"]).args(TESTS);

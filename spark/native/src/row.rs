@@ -139,7 +139,8 @@ impl RowConverter {
         Ok(Self { carrier, columns, expanded_width })
     }
 
-    /// Bytes that a row takes in a batch for fields of structs, also where the struct is null, which is one bit of the row.
+    /// Bytes that a row takes in a batch for fields of structs, also where the struct is null, which is one bit of the row. Not
+    /// of structs in arrays and maps: the type does not say how many there are.
     pub fn expanded_width(&self) -> usize {
         self.expanded_width
     }

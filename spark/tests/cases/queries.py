@@ -27,7 +27,7 @@ def tpch(spark, number, data, settings):
 
 def random_rows(spark, seed, how, partitions, settings, filtered=False):
     """Random types and values through one exchange: every row with its partition, every bit of it. Filtered: also through a
-    filter above it and one below."""
+    filter above it and one below, if the optimizer is told to leave them there."""
     types = Types(seed)
     frame, kinds = types.table(spark, 1000)
     names = dict(zip(frame.columns, kinds))
@@ -38,7 +38,6 @@ def random_rows(spark, seed, how, partitions, settings, filtered=False):
             frame = frame.where("k <> 500")
         moved = repartition(frame, how, partitions, keys)
         if filtered:
-            # Not pushed below an exchange that deals rows in turn.
             moved = moved.where("k >= 300")
         return {**probe.observe(spark, probe.placed(moved), probe.exact), "about": f"by {keys} of {names}"}
 

@@ -3,6 +3,7 @@ package org.apache.spark.sql.comet
 
 import java.io.File
 import java.nio.file.{Files, Path}
+import java.util.concurrent.{CountDownLatch, TimeUnit}
 
 import scala.jdk.CollectionConverters._
 
@@ -170,7 +171,10 @@ class CometSparkSuite extends AnyFunSuite with AdaptiveSparkPlanHelper {
 
   test("a task that is killed inside a native plan ends for the reason that Spark has") {
     withSpark("spark.comet.exec.enabled" -> "true", "spark.comet.batchSize" -> "5", "spark.sql.adaptive.enabled" -> "false") { spark =>
+      val started = new CountDownLatch(1)
+      CometSparkSuite.started = started
       val slow = udf { (n: Long) =>
+        CometSparkSuite.started.countDown()
         Thread.sleep(5)
         n
       }
@@ -180,7 +184,9 @@ class CometSparkSuite extends AnyFunSuite with AdaptiveSparkPlanHelper {
       @volatile var reasons = Seq.empty[TaskEndReason]
       spark.sparkContext.addSparkListener(new SparkListener {
         override def onTaskStart(start: SparkListenerTaskStart): Unit = if (start.taskInfo.attemptNumber == 0) {
-          Thread.sleep(500)
+          // Then native code waits for its next batch.
+          assert(started.await(60, TimeUnit.SECONDS))
+          Thread.sleep(100)
           spark.sparkContext.killTaskAttempt(start.taskInfo.taskId, interruptThread = false, reason = "for a test")
         }
         override def onTaskEnd(end: SparkListenerTaskEnd): Unit = {
@@ -301,6 +307,9 @@ class CometSparkSuite extends AnyFunSuite with AdaptiveSparkPlanHelper {
 }
 
 object CometSparkSuite {
+  /** What a function of a query, which goes to its tasks as a copy, tells the test by. */
+  @volatile var started: CountDownLatch = _
+
   final case class Point(x: Double, rest: Seq[Double])
 
   class PointType extends UserDefinedType[Point] {

@@ -259,7 +259,9 @@ object CometArrowStream extends Logging {
     (0 until batch.numCols).forall { i =>
       batch.column(i) match {
         case arrow: CometVector =>
-          arrow.vector.getField.getDictionary == null && CometArrowAllocator.related(arrow.vector.getAllocator)
+          // A column of nothing but nulls has no memory, and so no allocator.
+          val allocator = arrow.vector.getAllocator
+          arrow.vector.getField.getDictionary == null && (allocator == null || CometArrowAllocator.related(allocator))
         case _ => false
       }
     }

@@ -7,7 +7,7 @@ import scala.jdk.CollectionConverters._
 
 import org.apache.arrow.c.{ArrowArrayStream, Data}
 import org.apache.arrow.memory.BufferAllocator
-import org.apache.arrow.vector.{BigIntVector, IntVector, VarCharVector}
+import org.apache.arrow.vector.{BigIntVector, IntVector, NullVector, VarCharVector}
 import org.apache.arrow.vector.complex.ListVector
 import org.apache.arrow.vector.ipc.ArrowReader
 import org.apache.arrow.vector.types.Types
@@ -164,6 +164,23 @@ class CometArrowStreamSuite extends AnyFunSuite with BeforeAndAfterEach {
       batch.close()
     }
     assert(same.isEmpty, same)
+    allocator.close()
+  }
+
+  test("columns of nulls, which have no memory, move with the others") {
+    val allocator = CometArrowAllocator.child("upstream")
+    val numbers = new BigIntVector("n", allocator)
+    numbers.setSafe(0, 7)
+    numbers.setValueCount(1)
+    val batch = new ColumnarBatch(Array[ColumnVector](new CometVector(new NullVector("v", 1)), new CometVector(numbers)), 1)
+    val types = StructType(Seq(StructField("v", NullType), StructField("n", LongType)))
+    imported(CometArrowStream.ofBatches("op", types, Iterator(batch), _)) { (reader, _) =>
+      assert(reader.loadNextBatch())
+      assert(allocator.getAllocatedMemory == 0)
+      val root = reader.getVectorSchemaRoot
+      assert(root.getRowCount == 1 && root.getVector(0).isNull(0) && root.getVector(1).getObject(0) == 7L)
+    }
+    batch.close()
     allocator.close()
   }
 
