@@ -45,7 +45,7 @@ private[shuffle] final class NativeBatchDecoderIterator(streams: Iterator[InputS
 
   /** Bytes of the block whose length was read and which waits for the next batch; 0 = none. */
   private var waiting = 0
-  private var blocks = new Array[Byte](NativeBatchDecoderIterator.FirstBytes)
+  private var blocks = Array.emptyByteArray
   private var end = 0
 
   /** Bytes that there is room for. */
@@ -53,7 +53,7 @@ private[shuffle] final class NativeBatchDecoderIterator(streams: Iterator[InputS
 
   override protected def read(): Option[ColumnarBatch] = {
     end = 0
-    if (blocks.length > 2 * NativeBatchDecoderIterator.JoinedBytes) blocks = new Array[Byte](NativeBatchDecoderIterator.FirstBytes)
+    if (blocks.length > 2 * NativeBatchDecoderIterator.JoinedBytes) blocks = Array.emptyByteArray
     var rows, content = 0L
     while (rows * 2 < batchRows && content < NativeBatchDecoderIterator.JoinedBytes && nextBlock()) {
       if (end > 0 && end.toLong + waiting > NativeBatchDecoderIterator.JoinedBytes) return decode()
@@ -97,9 +97,9 @@ private[shuffle] final class NativeBatchDecoderIterator(streams: Iterator[InputS
     reserve(header.length)
     System.arraycopy(header, 0, blocks, end, header.length)
     end += header.length
-    // Room is made for what has come, not for what a length claims that no checksum has confirmed yet.
+    // Much room is made for what has come only, not for what a length claims that no checksum has confirmed yet.
     while (waiting > 0) {
-      val step = math.min(waiting, math.max(end, NativeBatchDecoderIterator.FirstBytes))
+      val step = math.min(waiting, math.max(end, NativeBatchDecoderIterator.TrustedBytes))
       reserve(step)
       readFully(blocks, end, end + step)
       end += step
@@ -108,7 +108,8 @@ private[shuffle] final class NativeBatchDecoderIterator(streams: Iterator[InputS
   }
 
   private def reserve(more: Int): Unit = if (blocks.length - end < more) {
-    val doubled = math.min(blocks.length * 2L, NativeBatchDecoderIterator.LargestArray)
+    val larger = math.max(blocks.length * 2L, NativeBatchDecoderIterator.FirstBytes)
+    val doubled = math.min(larger, NativeBatchDecoderIterator.LargestArray)
     blocks = java.util.Arrays.copyOf(blocks, math.max(doubled, end.toLong + more).toInt)
   }
 
@@ -129,7 +130,10 @@ private[shuffle] final class NativeBatchDecoderIterator(streams: Iterator[InputS
 }
 
 private[shuffle] object NativeBatchDecoderIterator {
-  private val FirstBytes = 128 * 1024
+  private val FirstBytes = 64 * 1024L
+
+  /** As many as an ordinary block has at most, so that it needs one array, not a series of larger ones. */
+  private val TrustedBytes = 1024 * 1024
 
   /** Blocks of more bytes than this together, stored or decompressed, are not joined. */
   private val JoinedBytes = 4 * 1024 * 1024
