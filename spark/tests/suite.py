@@ -7,9 +7,9 @@ import typing
 
 from cases import faults, files, queries, shell
 from checks import (
-    WRITERS, came_by_network, ended_early, ended_soon, fails_natively, has_metrics_of_vanilla, has_nodes, has_shape_of_vanilla, has_spilled,
-    has_true_checksums, is_flat, is_native, is_native_on_both_sides, is_ours, is_ours_after_faults, is_partly_ours, is_read, is_written_by,
-    says, says_answer, starts, stays_sparks, was_cancelled, was_computed_again, was_repaired)
+    WRITERS, came_by_network, ended_early, ended_soon, fails_natively, has_metrics_of_vanilla, has_nodes, has_shape_of_vanilla,
+    has_spilled, has_true_checksums, is_flat, is_native, is_native_on_both_sides, is_ours, is_ours_after_faults, is_partly_ours,
+    is_read, is_written_by, says, says_answer, starts, stays_sparks, was_cancelled, was_computed_again, was_repaired)
 from harness import compare, driver
 
 AQE = "spark.sql.adaptive.enabled"
